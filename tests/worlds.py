@@ -8,7 +8,7 @@ import contextlib
 import random
 import textwrap
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -129,37 +129,56 @@ class World:
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.seen: list[Envelope] = []
         self.numbers = 0
+        self.stack = contextlib.AsyncExitStack()
+        self.executors: list[Any] = []
 
     # -- roles ---------------------------------------------------------------------------------------
     async def start(self) -> None:
-        self.tasks["spy"] = asyncio.create_task(self._spy())
-        for name in ("scheduler", "recorder", "sessions", "notifier", "executor", "resources"):
+        self._spawn("spy", self._spy())
+        for name in ("scheduler", "recorder", "sessions", "notifier", "executor"):
             await self.start_role(name)
-        self.tasks["undertaker"] = asyncio.create_task(self._bring_back())
+        self._spawn("undertaker", self._bring_back())
 
     async def start_role(self, name: str) -> None:
+        """Start a role as a new process would: with nothing but its ports."""
         ports = self.ports
-        for port in ROLE_PORTS.get(name, ()):
-            watched = Watched(name, port, getattr(self.ports, "mailer" if port == "mailer" else port), self.failpoint)
-            ports = replace(ports, **{port: watched})
-        roles = {"scheduler": "scheduler", "recorder": "monitor", "sessions": "monitor", "notifier": "notifier"}
-        if name == "resources":
-            service = self._resources
-        else:
-            made = dict(app._services(self.settings, [roles.get(name, "executor")], ports))
-            service = made[name]
+        for port in ROLE_PORTS[name]:
+            ports = replace(ports, **{port: Watched(name, port, getattr(self.ports, port), self.failpoint)})
         if name == "executor":
-            self._resources = dict(app._services(self.settings, ["monitor", "executor"], self.ports))["resources"]
-            self._resources._view = lambda: (service.holdings(), service.cached())
-        task = asyncio.create_task(service.run(), name=name)
-        self.tasks[name] = task
-        await app._until_ready(service.ready, task)
+            await self._start_node(name, self.settings, ports)
+            return
+        role = {"recorder": "monitor", "sessions": "monitor"}.get(name, name)
+        service = dict(app._services(self.settings, [role], ports))[name]
+        await self._start_service(name, service)
+
+    async def add_node(self, node: str) -> None:
+        """A second node, with an executor of its own."""
+        changed = replace(self.settings, node=node)
+        executor = await self.stack.enter_async_context(app._executor(changed, self.ports.clock))
+        probe = await self.stack.enter_async_context(app._probe(changed))
+        self.executors.append(executor)
+        await self._start_node(node, changed, replace(self.ports, executor=executor, probe=probe))
+
+    async def _start_node(self, name: str, changed: settings.Settings, ports: app.Ports) -> None:
+        services = dict(app._node(changed, ["executor", "monitor"], ports))
+        await self._start_service(name, services["executor"])
+        await self._start_service(f"{name}-resources", services["resources"])
+
+    async def _start_service(self, name: str, service: Any) -> None:
+        await app._until_ready(service.ready, self._spawn(name, service.run()))
+
+    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        self.tasks[name] = asyncio.create_task(work, name=name)
+        return self.tasks[name]
 
     async def kill(self, name: str) -> None:
-        task = self.tasks.pop(name)
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        """End a role at once, whatever it is doing."""
+        for part in (f"{name}-resources", name):
+            task = self.tasks.pop(part, None)
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
 
     async def _bring_back(self) -> None:
         """Kill the role that reached the failpoint, and start it again."""
@@ -187,12 +206,16 @@ class World:
             made.append(File(path=path, bytes=len(data), sha256=await self.ports.blobs.put_bytes(data)))
         return await self.ports.blobs.put_bytes(orjson.dumps(plain(Tree(files=tuple(made)))))
 
-    async def run(self, script: str, *, dataset: str = "None", memo: str = "", gpus: int = 0, nodes: int = 1, **run: Any) -> str:
+    async def run(
+        self, script: str, *, gpus: int = 0, nodes: int = 1, no_queue: bool = False, **run: Any
+    ) -> str:
         code = await self.code({"main.py": script})
         self.numbers += 1
-        name = f"alice/{dataset}/{self.numbers}"
+        name = f"alice/None/{self.numbers}"
         request = Request(gpus=gpus, nodes=nodes)
-        await self.tell(c.RunSession(session=name, run=c.Run(code=code, request=request, **run), memo=memo))
+        await self.tell(
+            c.RunSession(session=name, run=c.Run(code=code, request=request, **run), no_queue=no_queue)
+        )
         return name
 
     async def tell(self, message: Message) -> None:
@@ -212,6 +235,36 @@ class World:
                     return session
                 await asyncio.sleep(0.02)
 
+    async def eventually(self, condition: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
+        async with asyncio.timeout(seconds):
+            while not await condition():
+                await asyncio.sleep(0.02)
+
+    async def has_checkpoint(self, name: str) -> bool:
+        session = await self.session(name)
+        return session is not None and session.checkpoint is not None
+
+    async def no_streams(self, name: str) -> bool:
+        return not [s for kind in ("log", "outbox") for s in await self.ports.streams.find(f"{kind}/{name}/")]
+
+    async def nothing_runs(self) -> None:
+        """Wait until no process of an ended session is left, and every run directory is reaped."""
+
+        async def none() -> bool:
+            return not [held for executor in self.executors for held in await executor.held()]
+
+        await self.eventually(none)
+
+    def mails(self) -> list[str]:
+        box = self.settings.path(self.settings.mail)
+        return [path.read_text() for folder in ("new", "cur") for path in sorted((box / folder).glob("*"))]
+
+    async def until_mails(self, count: int) -> None:
+        async def there() -> bool:
+            return len(self.mails()) >= count
+
+        await self.eventually(there)
+
     async def log(self, name: str) -> str:
         session = await self.session(name)
         assert session is not None
@@ -224,7 +277,14 @@ class World:
 
 @contextlib.asynccontextmanager
 async def a_world(
-    home: Path, *, twice: bool = False, shuffled: bool = False, kill_at: str = "", skip: int = 0, seed: int = 0, **changes: Any
+    home: Path,
+    *,
+    twice: bool = False,
+    shuffled: bool = False,
+    kill_at: str = "",
+    skip: int = 0,
+    seed: int = 0,
+    **changes: Any,
 ) -> AsyncIterator[World]:
     """A started platform in *home*; checked and closed at the end."""
     world = World(home, Failpoint(kill_at, skip), **changes)
@@ -233,13 +293,15 @@ async def a_world(
         if twice or shuffled:
             ports = replace(ports, bus=Unruly(ports.bus, twice=twice, shuffled=shuffled, seed=seed))
         world.ports = ports
-        await world.start()
-        try:
-            yield world
-            await settled(world)
-            await check_world(world)
-        finally:
-            await world.close()
+        world.executors.append(ports.executor)
+        async with world.stack:
+            try:
+                await world.start()
+                yield world
+                await settled(world)
+                await check_world(world)
+            finally:
+                await world.close()
 
 
 async def settled(world: World, seconds: float = 20) -> None:
@@ -258,12 +320,16 @@ async def check_world(world: World) -> None:
     held: Counter[tuple[str, int]] = Counter()
     for session in sessions:
         assert session is not None
-        assert bool(session.slots) == (session.state in HOLDING), f"{session.id} is {session.state} with {session.slots}"
+        assert bool(session.slots) == (session.state in HOLDING), (
+            f"{session.id} is {session.state} with {session.slots}"
+        )
         assert (session.then is not None) == (session.state is State.STOPPING), session
         held.update((slot.node, gpu) for slot in session.slots for gpu in slot.gpus)
     assert not [gpu for gpu, holders in held.items() if holders > 1], f"held twice: {held}"
     _check_history(world, [s for s in sessions if s])
-    assert not await world.ports.bus.parked(), f"parked: {[p[1][-800:] for p in await world.ports.bus.parked()]}"
+    assert not await world.ports.bus.parked(), (
+        f"parked: {[p[1][-800:] for p in await world.ports.bus.parked()]}"
+    )
 
 
 def _check_history(world: World, sessions: list[Session]) -> None:
@@ -278,6 +344,3 @@ def _check_history(world: World, sessions: list[Session]) -> None:
             assert endings[session.id] >= 1, f"{session.id} ended without a word"
             resumed = sum(1 for e in told if e.name == "session.queued" and e.body.session == session.id)  # type: ignore[attr-defined]
             assert endings[session.id] <= max(1, resumed), f"{session.id} ended {endings[session.id]} times"
-
-
-Check = Callable[[World], Any]

@@ -489,7 +489,7 @@ def _end(session: Session, envelope: Envelope, state: State, reason: str | None 
 
 def _resume(session: Session, message: c.ResumeSession, envelope: Envelope) -> Change[Session]:
     run = session.run
-    if message.iteration is not None:
+    if message.iteration is not None or run.parent == session.id:
         run = replace(run, parent=session.id, iteration=message.iteration)
     queued = replace(
         session,
