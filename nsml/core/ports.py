@@ -3,7 +3,7 @@ production adapter that pass the same tests (`tests/contracts`)."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
@@ -57,7 +57,7 @@ class Bus(Port, Protocol):
     async def publish(self, envelope: Envelope) -> None:
         """Return once the message is safe in every bound queue; to nobody is fine. Raises `Unavailable`."""
 
-    def deliveries(self, queue: Queue) -> AsyncIterator[Delivery]:
+    def deliveries(self, queue: Queue) -> AsyncGenerator[Delivery, None]:
         """The messages of *queue*, for ever."""
         ...
 
@@ -142,13 +142,13 @@ class Blobs(Port, Protocol):
 
     async def get_bytes(self, digest: str, limit: int = 64 << 20) -> bytes: ...
     async def missing(self, digests: Sequence[str]) -> Sequence[str]:
-        """Those that are not stored."""
+        """Those that are not stored; the others count as stored anew, so that no sweep takes them now."""
         ...
 
     async def drop(self, digest: str) -> None: ...
 
-    def everything(self) -> AsyncIterator[tuple[str, float]]:
-        """Each digest with the time it was stored, in seconds since 1970."""
+    def everything(self) -> AsyncIterator[tuple[str, float, int]]:
+        """Each digest with the time it was stored, in seconds since 1970, and its bytes."""
         ...
 
 
