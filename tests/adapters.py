@@ -3,12 +3,17 @@ contract tests by one line here. Opening twice in one folder must find what was 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import email
+import email.policy
+from collections.abc import Callable, Mapping, Sequence
+from email.message import EmailMessage
 from pathlib import Path
 
 from nsml.bus.memory import MemoryBus
 from nsml.clock import SystemClock
-from nsml.core.ports import Blobs, Bus, Clock, Store, Streams
+from nsml.core.ports import Blobs, Bus, Clock, GpuProbe, Mailer, Store, Streams
+from nsml.monitor.static import StaticProbe
+from nsml.notify.maildir import MaildirMailer
 from nsml.store.blobs import ObjectBlobs
 from nsml.store.sqlite import SqliteStore
 from nsml.store.streams_file import FileStreams
@@ -27,4 +32,20 @@ BLOBS: Mapping[str, Callable[[Path], Blobs]] = {
 }
 CLOCKS: Mapping[str, Callable[[Path], Clock]] = {
     "system": lambda folder: SystemClock(),
+}
+
+
+def _maildir_inbox(folder: Path) -> Sequence[EmailMessage]:
+    files = [file for part in ("new", "cur") for file in sorted((folder / "mail" / part).iterdir())]
+    return [email.message_from_bytes(file.read_bytes(), policy=email.policy.default) for file in files]
+
+
+MAILERS: Mapping[str, Callable[[Path], Mailer]] = {
+    "maildir": lambda folder: MaildirMailer(folder / "mail"),
+}
+INBOXES: Mapping[str, Callable[[Path], Sequence[EmailMessage]]] = {  # what the mailer of that name delivered
+    "maildir": _maildir_inbox,
+}
+PROBES: Mapping[str, Callable[[Path, int], GpuProbe]] = {  # of a node with so many GPUs
+    "static": lambda folder, gpus: StaticProbe(f"static:{gpus}", "n1"),
 }

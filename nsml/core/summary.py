@@ -36,20 +36,30 @@ class Follow:
 class Summary:
     """A session's reports in short, as JSON knows them: `"NaN"`, `"Infinity"` and `"-Infinity"` are texts.
 
-    `values` has the last value of each name, `summary` what was last reported with `summary=True`; names have
-    `/`, and pairs may hold what a store's field names may not. `progress` is 0 to 1, or None; `step` and `at`
+    `latest` has the last value of each name, `told` what was last reported with `summary=True`; pairs, since
+    reported names may be what a store's field names must not. `progress` is 0 to 1, or None; `step` and `at`
     are the last report's.
     """
 
     session: str
     attempt: int = 0
     follows: tuple[Follow, ...] = ()
-    values: Pairs = ()
-    summary: Pairs = ()
+    latest: Pairs = ()
+    told: Pairs = ()
     progress: float | None = None
     reports: int = 0
     step: float | None = None
     at: float = 0.0
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The last value of each name."""
+        return dict(self.latest)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What was last reported with `summary=True`."""
+        return dict(self.told)
 
 
 def decide(summary: Summary | None, envelope: Envelope) -> Change[Summary] | None:
@@ -107,16 +117,16 @@ def _following(follows: tuple[Follow, ...], updated: Follow) -> tuple[Follow, ..
 def _reported(summary: Summary, reports: list[outbox.Report], at: float) -> Summary:
     if not reports:
         return summary
-    latest: dict[str, outbox.Value] = {}
+    new: dict[str, outbox.Value] = {}
     for report in reports:
-        latest.update(report.values)
-    values = {**dict(summary.values), **_safe(latest.items())}
+        new.update(report.values)
+    values = {**summary.values, **_safe(new.items())}
     told = next((report for report in reversed(reports) if report.summary), None)
     last, count = reports[-1], summary.reports + len(reports)
     return replace(
         summary,
-        values=tuple(values.items())[:MOST_VALUES],
-        summary=summary.summary if told is None else tuple(_safe(told.values).items())[:MOST_VALUES],
+        latest=tuple(values.items())[:MOST_VALUES],
+        told=summary.told if told is None else tuple(_safe(told.values).items())[:MOST_VALUES],
         progress=_progress(values),
         reports=count,
         step=last.step if last.step is not None else float(count),  # the first report without one is at 1

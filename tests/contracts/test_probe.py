@@ -10,7 +10,7 @@ import pytest
 from nsml.core.ports import GpuProbe
 
 
-@pytest.fixture(params=adapters.PROBES)
+@pytest.fixture(params=tuple(adapters.PROBES))
 def make(request):
     """Makes a probe of a node with so many GPUs."""
     return adapters.PROBES[request.param]

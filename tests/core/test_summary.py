@@ -56,28 +56,28 @@ LOSS = names(1, "train/loss", "epoch", "epoch_total")
 def test_the_last_report_counts():
     data = LOSS + row(1, 0.5, 1, 5, step=1, at=20.0) + row(1, 0.25, 2, 5, step=2, at=21.0)
     summary = after(grew(data))
-    assert dict(summary.values) == {"train/loss": 0.25, "epoch": 2, "epoch_total": 5}
+    assert summary.values == {"train/loss": 0.25, "epoch": 2, "epoch_total": 5}
     assert (summary.reports, summary.step, summary.at, summary.progress) == (2, 2.0, 21.0, 0.4)
-    assert summary.session == SESSION and summary.summary == ()
+    assert summary.session == SESSION and summary.summary == {}
 
 
 def test_whole_numbers_are_shown_as_such():
     summary = after(grew(LOSS + row(1, 0.5, 3, 5)))
-    assert dict(summary.values)["epoch"] == 3 and isinstance(dict(summary.values)["epoch"], int)
+    assert summary.values["epoch"] == 3 and isinstance(summary.values["epoch"], int)
 
 
 def test_the_summary_is_the_last_report_made_as_one():
     first = LOSS + row(1, 0.5, 1, 5, summary=True)
     second = row(1, 0.4, 2, 5, summary=True) + row(1, 0.3, 3, 5)
     summary = after(grew(first), grew(second, offset=len(first)))
-    assert dict(summary.summary) == {"train/loss": 0.4, "epoch": 2, "epoch_total": 5}
-    assert dict(summary.values)["train/loss"] == 0.3
+    assert summary.summary == {"train/loss": 0.4, "epoch": 2, "epoch_total": 5}
+    assert summary.values["train/loss"] == 0.3
 
 
 def test_a_name_keeps_its_last_value_while_others_are_reported():
     slow = note(op="report", at=5.0, step=7, summary=False, values={"valid/loss": 0.9, "note": "x"})
     summary = after(grew(LOSS + row(1, 0.5, 1, 5) + slow))
-    assert dict(summary.values)["train/loss"] == 0.5 and dict(summary.values)["valid/loss"] == 0.9
+    assert summary.values["train/loss"] == 0.5 and summary.values["valid/loss"] == 0.9
     assert summary.step == 7
 
 
@@ -107,7 +107,7 @@ def test_progress_follows_from_epochs_or_iterations(values, progress):
 def test_the_odd_numbers_are_safe_in_json():
     odd = names(1, "a", "b", "c") + row(1, math.nan, math.inf, -math.inf, step=math.nan, at=math.nan)
     summary = after(grew(odd))
-    assert dict(summary.values) == {"a": "NaN", "b": "Infinity", "c": "-Infinity"}
+    assert summary.values == {"a": "NaN", "b": "Infinity", "c": "-Infinity"}
     assert summary.at == 99.0
     assert restore(Summary, orjson.loads(orjson.dumps(plain(summary)))) == summary
 
@@ -116,8 +116,8 @@ def test_names_that_stores_dislike_come_back_as_they_were():
     keys = {"$where": 1.5, "a.b": 2.5, "": 3.5, "__proto__": 4.5, "x" * 10_000: 5.5}
     summary = after(grew(note(op="report", at=1.0, step=1, summary=True, values=keys)))
     back = restore(Summary, orjson.loads(orjson.dumps(plain(summary))))
-    assert dict(back.summary)["$where"] == 1.5 and dict(back.summary)["a.b"] == 2.5
-    assert max(len(name) for name in dict(back.summary)) == module.LONGEST
+    assert back.summary["$where"] == 1.5 and back.summary["a.b"] == 2.5
+    assert max(len(name) for name in back.summary) == module.LONGEST
 
 
 def test_bytes_seen_before_are_skipped():
@@ -131,7 +131,7 @@ def test_bytes_seen_before_are_skipped():
 def test_a_piece_that_starts_in_the_middle_of_what_is_known_counts_once():
     first, second, third = LOSS + row(1, 0.5, 1, 5), row(1, 0.4, 2, 5), row(1, 0.3, 3, 5)
     summary = after(grew(first + second), grew(second + third, offset=len(first)))
-    assert summary.reports == 3 and dict(summary.values)["train/loss"] == 0.3
+    assert summary.reports == 3 and summary.values["train/loss"] == 0.3
 
 
 def test_what_lies_behind_a_gap_counts_once_its_layout_is_known():
@@ -139,7 +139,7 @@ def test_what_lies_behind_a_gap_counts_once_its_layout_is_known():
     late = after(grew(second, offset=len(LOSS)))
     assert late.reports == 0
     summary = after(grew(second, offset=len(LOSS)), grew(LOSS), grew(third, offset=len(LOSS + second)))
-    assert summary.reports == 1 and dict(summary.values)["train/loss"] == 0.3
+    assert summary.reports == 1 and summary.values["train/loss"] == 0.3
 
 
 def test_only_the_first_rank_counts():
@@ -149,7 +149,7 @@ def test_only_the_first_rank_counts():
 def test_a_forked_child_of_the_first_rank_counts_too():
     child = grew(names(1, "valid/loss") + row(1, 0.9), stream=f"outbox/{SESSION}/1.p77")
     summary = after(grew(LOSS + row(1, 0.5, 1, 5)), child)
-    assert summary.reports == 2 and dict(summary.values)["valid/loss"] == 0.9
+    assert summary.reports == 2 and summary.values["valid/loss"] == 0.9
 
 
 def test_the_next_attempt_begins_its_stream_anew_and_keeps_the_values():
@@ -157,7 +157,7 @@ def test_the_next_attempt_begins_its_stream_anew_and_keeps_the_values():
     second = grew(LOSS + row(1, 0.4, 2, 5), stream=f"outbox/{SESSION}/2")
     summary = after(first, second)
     assert summary.attempt == 2 and summary.reports == 2
-    assert dict(summary.values)["train/loss"] == 0.4 and dict(summary.summary)["train/loss"] == 0.5
+    assert summary.values["train/loss"] == 0.4 and summary.summary["train/loss"] == 0.5
     assert decide(summary, grew(LOSS + row(1, 0.1, 3, 5) * 9)) is None  # of the attempt before
 
 
@@ -185,13 +185,13 @@ def test_children_made_for_ever_do_not_push_out_the_main_stream():
     children = [grew(names(1, "x") + row(1, 1.5), stream=f"outbox/{SESSION}/1.p{n}") for n in range(100)]
     summary = after(grew(LOSS), *children, grew(row(1, 0.5, 1, 5), offset=len(LOSS)))
     assert len(summary.follows) == module.MOST_STREAMS
-    assert summary.reports == 101 and dict(summary.values)["train/loss"] == 0.5
+    assert summary.reports == 101 and summary.values["train/loss"] == 0.5
 
 
 def test_long_texts_and_lists_are_cut():
     values = {"text": "y" * 5000, "vector": [1.5] * 5000}
     summary = after(grew(note(op="report", at=1.0, step=1, summary=False, values=values)))
-    assert len(dict(summary.values)["text"]) == len(dict(summary.values)["vector"]) == module.LONGEST
+    assert len(summary.values["text"]) == len(summary.values["vector"]) == module.LONGEST
 
 
 @given(st.lists(st.integers(1, 4), max_size=12), st.data())
@@ -205,7 +205,7 @@ def test_however_it_is_cut_and_repeated_every_report_counts_once(sizes, data):
     repeated = [p for piece in pieces for p in [piece] * data.draw(st.integers(1, 2))]
     summary = after(*repeated)
     assert summary.reports == len(records) - 1
-    assert summary.reports == 0 or dict(summary.values)["epoch"] == summary.reports
+    assert summary.reports == 0 or summary.values["epoch"] == summary.reports
 
 
 def test_its_documents_are_called_after_the_session():
