@@ -8,7 +8,9 @@ import inspect
 import itertools
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from nsml.core.messages import Envelope, Message
 
 T = TypeVar("T")
 
@@ -74,3 +76,8 @@ async def until(condition: Callable[[], T | Awaitable[T]], timeout: float = 5.0)
         if time.monotonic() > end:
             raise AssertionError(f"not within {timeout:g} s: {inspect.getsource(condition).strip()}")
         await asyncio.sleep(0.002)
+
+
+def an_envelope(message: Message, actor: str = "user:alice", **meta: Any) -> Envelope:
+    """*message* as *actor* would send it."""
+    return Envelope(**{"body": message, "at": 1_800_000_000.0, "actor": actor, **meta})

@@ -48,8 +48,11 @@ def recorder() -> Queue:
 
 
 def follow(unique: str) -> Queue:
-    """Everything that happens, for one reader while it reads (an API process); the oldest goes first."""
-    return Queue(name=f"nsml.follow.{unique}", bindings=("evt.#", "tel.#"), lasting=False)
+    """Everything that happens, for one reader while it reads (an API process); the oldest goes first.
+
+    At most 1,000: pieces of logs have up to 64 KiB each, and a reader that is late reads the stream instead.
+    """
+    return Queue(name=f"nsml.follow.{unique}", bindings=("evt.#", "tel.#"), lasting=False, most=1_000)
 
 
 def matcher(bindings: Sequence[str]) -> Callable[[str], bool]:

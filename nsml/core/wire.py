@@ -48,7 +48,7 @@ def read(data: object) -> Envelope:
         raise Undecodable(f"There is no message called {str(name)[:80]!r}.")
     try:
         return _envelope(cls, data)
-    except (TypeError, ValueError, KeyError, RecursionError, OverflowError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise Undecodable(f"A {cls.name} cannot be read: {error}.") from error
 
 

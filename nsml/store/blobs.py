@@ -6,8 +6,8 @@ import asyncio
 import hashlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -41,12 +41,10 @@ class ObjectBlobs:
         self._store: Any = None
 
     async def __aenter__(self) -> Self:
-        try:
+        with self._driver():
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._store = LocalStore(self.root, mkdir=True)
             await asyncio.to_thread(self._tidy)
-        except (OSError, driver.BaseError) as error:
-            raise _explained(self.root, error) from error
         return self
 
     async def __aexit__(
@@ -55,10 +53,8 @@ class ObjectBlobs:
         self._store = None
 
     async def ping(self) -> None:
-        try:
+        with self._driver():
             await obstore.list_with_delimiter_async(self._opened(), prefix=TEMPORARY)
-        except (OSError, driver.BaseError) as error:
-            raise _explained(self.root, error) from error
 
     def path(self, digest: str) -> Path | None:
         """Where the blob lies on this machine's disk, to be copied or linked; None when it does not."""
@@ -68,65 +64,56 @@ class ObjectBlobs:
     async def put(self, chunks: AsyncIterator[bytes], digest: str = "") -> str:
         wanted = ids.digest(digest) if digest else ""
         temporary = f"{TEMPORARY}/{secrets.token_hex(16)}"
-        try:
-            found = await self._write(temporary, chunks)
-            if wanted and found != wanted:
-                raise BadInput(f"The content has the digest {found}, not {wanted}.", hint="Send it again.")
+        found = await self._write(temporary, chunks)
+        if wanted and found != wanted:
+            await self._delete(temporary)
+            raise BadInput(f"The content has the digest {found}, not {wanted}.", hint="Send it again.")
+        with self._driver():
             self._protect(temporary)
             await obstore.rename_async(self._opened(), temporary, _key(found))
-        except BaseException as error:
-            await self._discard(temporary)
-            if isinstance(error, (OSError, driver.BaseError)):
-                raise _explained(self.root, error) from error
-            raise
         return found
 
     async def _write(self, key: str, chunks: AsyncIterator[bytes]) -> str:
+        """The digest of what is at *key* now. A writer that is not closed leaves nothing behind."""
         sha = hashlib.sha256()
         writer = obstore.open_writer_async(self._opened(), key, buffer_size=4 * CHUNK)
-        async with writer:
-            async for chunk in chunks:
-                sha.update(chunk)
+        async for chunk in chunks:
+            sha.update(chunk)
+            with self._driver():
                 await writer.write(chunk)
+        with self._driver():
+            await writer.close()
         return sha.hexdigest()
-
-    async def _discard(self, key: str) -> None:
-        with suppress(FileNotFoundError, driver.BaseError):  # not there: nothing to do; away: swept later
-            await obstore.delete_async(self._opened(), key)
 
     async def put_bytes(self, data: bytes) -> str:
         digest = hashlib.sha256(data).hexdigest()
         if self._is_stored(digest):
             return digest
-        try:
+        with self._driver():
             await obstore.put_async(self._opened(), _key(digest), data)
             self._protect(_key(digest))
-        except (OSError, driver.BaseError) as error:
-            raise _explained(self.root, error) from error
         return digest
 
     async def open(self, digest: str) -> AsyncIterator[bytes]:
-        key = _key(ids.digest(digest))
-        try:
-            found = await obstore.get_async(self._opened(), key)
+        found = await self._get(digest)
+        with self._driver():
             async for chunk in found.stream(min_chunk_size=CHUNK):
                 yield bytes(chunk)
-        except FileNotFoundError as error:
-            raise _absent(digest) from error
-        except (OSError, driver.BaseError) as error:
-            raise _explained(self.root, error) from error
 
     async def get_bytes(self, digest: str, limit: int = 64 << 20) -> bytes:
+        found = await self._get(digest)
+        if found.meta["size"] > limit:
+            raise TooLarge(f"The blob {digest} has {found.meta['size']} bytes, over {limit}.")
+        with self._driver():
+            return bytes(await found.bytes_async())
+
+    async def _get(self, digest: str) -> Any:
         key = _key(ids.digest(digest))
         try:
-            found = await obstore.get_async(self._opened(), key)
-            if found.meta["size"] > limit:
-                raise TooLarge(f"The blob {digest} has {found.meta['size']} bytes, over {limit}.")
-            return bytes(await found.bytes_async())
+            with self._driver():
+                return await obstore.get_async(self._opened(), key)
         except FileNotFoundError as error:
-            raise _absent(digest) from error
-        except (OSError, driver.BaseError) as error:
-            raise _explained(self.root, error) from error
+            raise NotFound(f"There is no blob {digest}.", hint="Send it again.") from error
 
     async def missing(self, digests: Sequence[str]) -> Sequence[str]:
         wanted = [ids.digest(digest) for digest in digests]
@@ -145,20 +132,27 @@ class ObjectBlobs:
         return True
 
     async def drop(self, digest: str) -> None:
-        try:
-            await obstore.delete_async(self._opened(), _key(ids.digest(digest)))
-        except FileNotFoundError:
-            return
-        except (OSError, driver.BaseError) as error:
-            raise _explained(self.root, error) from error
+        await self._delete(_key(ids.digest(digest)))
+
+    async def _delete(self, key: str) -> None:
+        with suppress(FileNotFoundError), self._driver():
+            await obstore.delete_async(self._opened(), key)
 
     async def everything(self) -> AsyncIterator[tuple[str, float, int]]:
-        try:
+        with self._driver():
             async for batch in obstore.list(self._opened(), chunk_size=LISTED):
                 for found in batch:
                     digest = str(found["path"]).rpartition("/")[2]
                     if ids.DIGEST.fullmatch(digest):
                         yield digest, found["last_modified"].timestamp(), int(found["size"])
+
+    @contextmanager
+    def _driver(self) -> Iterator[None]:
+        """The driver's errors become ours, except that nothing is there (a FileNotFoundError)."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
         except (OSError, driver.BaseError) as error:
             raise _explained(self.root, error) from error
 
@@ -187,14 +181,10 @@ def _key(digest: str) -> str:
     return f"{digest[:2]}/{digest}"
 
 
-def _absent(digest: str) -> NotFound:
-    return NotFound(f"There is no blob {digest}.", hint="Send it again.")
-
-
 def _explained(root: Path, error: Exception) -> NsmlError:
     said = str(error)
     if "No space left" in said or "Disk quota" in said or "File too large" in said:
         return Unavailable(
             f"The disk that holds {root} is full.", hint="Free some space: it goes on by itself then."
         )
-    return Unavailable(f"{root} cannot be used now: {said.splitlines()[0][:300]}.")
+    return Unavailable(f"{root} cannot be used now: {said[:300]}.")

@@ -9,6 +9,7 @@ from nsml.core.errors import BadInput, Damaged, NsmlError, Unavailable
 
 SCHEMA = 1
 CHECK_BELOW = 64 << 20  # bytes: above, reading all of it would delay the start by more than a second
+LOG_KEPT = 64 << 20  # bytes of the write-ahead log left on disk once it is folded into the file
 HEADER = b"SQLite format 3\0"
 
 # What is asked for by these fields is found without reading every document of its kind.
@@ -50,6 +51,7 @@ def connect(path: Path, *, reading: bool) -> sqlite3.Connection:
         path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=10
     )
     connection.execute("PRAGMA synchronous=FULL")
+    connection.execute(f"PRAGMA journal_size_limit={LOG_KEPT}")
     if reading:
         connection.execute("PRAGMA query_only=ON")
     return connection

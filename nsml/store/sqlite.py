@@ -27,7 +27,8 @@ READERS = 2  # so that one slow scan does not hold back the next
 
 COLUMNS = (
     "key, version, term, body, seen, "
-    "(SELECT json_group_array(json(o.body)) FROM owed o WHERE o.key = document.key)"
+    "(SELECT json_group_array(json(owes.body)) FROM "
+    "(SELECT owed.body AS body FROM owed WHERE owed.key = document.key ORDER BY n) owes)"
 )
 LOAD = f"SELECT {COLUMNS} FROM document WHERE key = ?"
 OWING = (

@@ -85,8 +85,7 @@ class FileStreams:
                 folder = folder.parent
 
     def _below(self, prefix: str) -> Iterator[tuple[str, Path]]:
-        folder, _, _ = prefix.rpartition("/")
-        start = self._path(folder) if folder else self.root
+        start = self._path(prefix.rpartition("/")[0]) if "/" in prefix else self.root
         for at, _, names in os.walk(start):
             for name in names:
                 path = Path(at, name)
