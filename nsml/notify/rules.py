@@ -17,6 +17,7 @@ SUBJECT = 140
 LISTED = 100  # sessions named in one mail
 _TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _CAUSES = {
+    "error": "it ended with an error",
     "oom": "it ran out of memory",
     "time": "it ran over its time limit",
     "lost": "the node it ran on was lost",

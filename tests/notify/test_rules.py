@@ -45,7 +45,9 @@ def test_a_failure_is_mailed_to_its_owner_with_all_that_helps():
     assert "nsml logs alice/mnist/12" in due.text and "nsml resume alice/mnist/12" in due.text
 
 
-@pytest.mark.parametrize("cause", ["oom", "time", "lost", "killed", "environment", "disk", "processes"])
+@pytest.mark.parametrize(
+    "cause", ["error", "oom", "time", "lost", "killed", "environment", "disk", "processes"]
+)
 def test_every_cause_of_a_failure_is_named_even_without_a_reason(cause):
     due = mail_of(a_failure(cause=cause, reason="", code=None))
     assert f"{cause}: " in due.text and "Exit code" not in due.text
