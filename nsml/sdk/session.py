@@ -6,7 +6,7 @@ import os
 from struct import error as NotNumbers
 from time import time
 
-from nsml.sdk import calls, context, objects, spool, values
+from nsml.sdk import calls, context, objects, spool, stop, values
 from nsml.sdk.say import warn
 
 TYPE_CHECKING = False
@@ -44,15 +44,16 @@ def bind(
         Bound.save, Bound.load = (None, None) if bare else (save or Bound.save, load or Bound.load)
         Bound.objects = objects_
     Bound.infer = infer or Bound.infer
-    if context.IS_ON_NSML and not Bound.told:
+    if context.IS_ON_NSML and not Bound.told and (Bound.save or Bound.objects):
         Bound.told = spool.note("bound")
+        stop.watch(_save)
 
 
 def save(checkpoint: Any = None, save_fn: Function = None, *, iteration: Any = None, **keywords: Any) -> None:
     """Save a checkpoint by *save_fn*, else by the bound function, else the bound objects."""
-    name = _name(checkpoint if checkpoint is not None else iteration) or UNNAMED
     if not context.IS_ON_NSML:
         return
+    name = _name(checkpoint if checkpoint is not None else iteration) or UNNAMED
     function, offered = save_fn or Bound.save, dict(Bound.objects, **keywords)
     if function is None:
         kept = {key: value for key, value in offered.items() if objects.worth_saving(value)}
@@ -63,6 +64,9 @@ def save(checkpoint: Any = None, save_fn: Function = None, *, iteration: Any = N
         return
     chosen = function
     spool.keep(name, lambda parent: calls.save(chosen, parent, offered))
+
+
+_save: Callable[[Any], None] = save  # `bind` has a parameter of that name
 
 
 def load(
@@ -77,9 +81,9 @@ def load(
 
     Raises KeyError when there is no such checkpoint.
     """
-    name = _name(checkpoint if checkpoint is not None else iteration) or UNNAMED
     if not context.IS_ON_NSML:
         return None
+    name = _name(checkpoint if checkpoint is not None else iteration) or UNNAMED
     folder = spool.fetch(str(session) if session else context.SESSION_NAME, name)
     function, offered = load_fn or Bound.load, dict(Bound.objects, **keywords)
     if function is not None:
