@@ -1,0 +1,273 @@
+"""Answers without a known end: a session's log as bytes, a session's life as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from nsml.api import logs, queries
+from nsml.api.desk import Desk
+from nsml.api.failures import STREAMING
+from nsml.api.live import Bell
+from nsml.api.logs import Look, Place
+from nsml.core.ids import stream_id
+from nsml.core.session import SESSION, Session, State
+from nsml.core.summary import SUMMARY
+
+QUIET = 10.0  # seconds without a word: then one is sent, so that a dead connection is noticed
+LOOK_AGAIN = 1.0  # seconds until the state is read again though no bell rang: a message may have been dropped
+SOON = 0.02  # a message came before its bytes were recorded: they are there in a moment
+PATIENCE = 30.0  # seconds to wait for bytes that were promised; then the log is as complete as it gets
+
+
+class Outflow:
+    """An answer that is written piece by piece. A reader who takes nothing for long is cut off: what waits
+    for it is one piece, never a queue."""
+
+    def __init__(self, request: web.Request, seconds: float, headers: Mapping[str, str]) -> None:
+        self._request = request
+        self._seconds = seconds
+        self.response = web.StreamResponse(headers=headers)
+
+    async def begin(self) -> None:
+        await self.response.prepare(self._request)
+        self._request[STREAMING] = True
+
+    async def write(self, data: bytes) -> None:
+        """Raises ConnectionError when the reader left or takes nothing."""
+        if self.is_gone:
+            raise ConnectionResetError("the reader left")
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self.response.write(data)
+        except TimeoutError:
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise ConnectionResetError("the reader is too slow") from None
+
+    async def tell(self, event: str, data: Any) -> None:
+        """One server-sent event."""
+        await self.write(b"event: " + event.encode() + b"\ndata: " + orjson.dumps(data) + b"\n\n")
+
+    @property
+    def is_gone(self) -> bool:
+        return self._request.transport is None or self._request.transport.is_closing()
+
+
+# -- logs ------------------------------------------------------------------------------------------
+async def send_log(
+    request: web.Request, desk: Desk, session: Session, look: Look, *, start: Place, rank: int, follow: bool
+) -> web.StreamResponse:
+    """The log from *start*; with *follow* until the session ended and all of it was sent."""
+    found = await logs.parts(desk.streams, session, rank)
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "X-Content-Type-Options": "nosniff",
+        "X-Log-Size": str(sum(part.size for part in found)),
+        "X-Log-Offset": str(logs.position(found, start)),
+    }
+    out = Outflow(request, desk.doors.chunk, headers)
+    await out.begin()
+    if follow:
+        await _Follower(desk, out, session.id, look, rank).run(start)
+    else:
+        for number, part in enumerate(found[start.part :], start.part):
+            offset = start.offset if number == start.part else 0
+            async for data in logs.shown(desk.streams, part, offset, look):
+                await out.write(data)
+    await out.response.write_eof()
+    return out.response
+
+
+class _Follower:
+    """Sends a log as it grows, attempt after attempt."""
+
+    def __init__(self, desk: Desk, out: Outflow, session: str, look: Look, rank: int) -> None:
+        self._desk, self._out, self._session, self._look, self._rank = desk, out, session, look, rank
+
+    async def run(self, place: Place) -> None:
+        moved = self._desk.clock.monotonic()
+        with self._desk.live.watch(self._session) as bell:
+            while session := await _still_there(self._desk, self._session):
+                found = await logs.parts(self._desk.streams, session, self._rank, place.part)
+                before, place = place, await self._send(found, place)
+                now = self._desk.clock.monotonic()
+                moved = now if place != before else moved
+                late = now - moved > PATIENCE
+                if place.part < len(found) - 1:
+                    if late or _is_whole(session, found[place.part].name, place.offset):
+                        place = Place(place.part + 1, 0)
+                        continue
+                elif session.is_ended and (not found or late or self._is_sent(session, found, place)):
+                    return
+                await self._wait(bell, session, found[place.part].name if found else "", place.offset)
+
+    async def _send(self, found: list[logs.Part], place: Place) -> Place:
+        if place.part >= len(found):
+            return place
+        part = found[place.part]
+        async for data in logs.shown(self._desk.streams, part, place.offset, self._look):
+            await self._out.write(data)
+        return Place(place.part, max(place.offset, part.size))
+
+    def _is_sent(self, session: Session, found: list[logs.Part], place: Place) -> bool:
+        return _is_whole(session, found[-1].name, place.offset)
+
+    async def _wait(self, bell: Bell, session: Session, stream: str, offset: int) -> None:
+        if self._out.is_gone:
+            raise ConnectionResetError("the reader left")
+        if bell.grown.get(stream, 0) > offset or session.is_ended:
+            await self._desk.clock.sleep(SOON)
+        else:
+            await bell.within(LOOK_AGAIN)
+
+
+def _is_whole(session: Session, stream: str, size: int) -> bool:
+    """Whether *size* bytes are all that the node said *stream* has; a lost node said nothing."""
+    return size >= dict(session.streams).get(stream, 0)
+
+
+async def _still_there(desk: Desk, name: str) -> Session | None:
+    document = await desk.store.load(SESSION.key(name))
+    session = document.value(SESSION) if document else None
+    return None if session is None or session.state is State.REMOVED else session
+
+
+# -- a session's life ------------------------------------------------------------------------------
+async def send_life(request: web.Request, desk: Desk, session: Session) -> web.StreamResponse:
+    """The session's row at each change, what its environment's build says, and the end."""
+    headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    out = Outflow(request, desk.doors.chunk, headers)
+    await out.begin()
+    await _Life(desk, out, session.id).run()
+    await out.response.write_eof()
+    return out.response
+
+
+class _Life:
+    """What was told of a session so far, and what is to be told next."""
+
+    def __init__(self, desk: Desk, out: Outflow, session: str) -> None:
+        self._desk, self._out, self._session = desk, out, session
+        self._seen: tuple[int, ...] = ()
+        self._told: tuple[object, ...] = ()
+        self._builds: dict[int, _Build] = {}
+        self._spoke = desk.clock.monotonic()
+
+    async def run(self) -> None:
+        ended = math.inf
+        with self._desk.live.watch(self._session) as bell:
+            while session := await _still_there(self._desk, self._session):
+                await self._tell_builds(session)
+                await self._tell_row(session)
+                now = self._desk.clock.monotonic()
+                ended = min(ended, now) if session.is_ended else math.inf
+                if session.is_ended and (now - ended > PATIENCE or await self._is_recorded(session)):
+                    await self._tell_builds(session)
+                    return await self._out.tell("end", await self._row(session))
+                await self._wait(bell, session)
+        await self._tell_removed()
+
+    async def _row(self, session: Session) -> dict[str, Any]:
+        return await queries.one_row(self._desk.store, session, self._desk.clock.now())
+
+    async def _tell_row(self, session: Session) -> None:
+        """Tell the row when anything in it changed but the seconds that pass."""
+        seen = await self._versions(session)
+        if seen == self._seen:
+            return
+        self._seen, row = seen, await self._row(session)
+        now = tuple(value for name, value in row.items() if name not in ("wait_seconds", "run_seconds"))
+        if now != self._told:
+            self._told = now
+            await self._speak("session", row)
+
+    async def _versions(self, session: Session) -> tuple[int, ...]:
+        """The versions of all that a row is made of: to look at them is cheap, to make a row is not."""
+        keys = [SESSION.key(session.id), SUMMARY.key(session.id)]
+        if session.state is State.QUEUED:
+            keys.append("queue/main")
+        documents = [await self._desk.store.load(key) for key in keys]
+        return tuple(document.version if document else 0 for document in documents)
+
+    async def _tell_builds(self, session: Session) -> None:
+        if not session.attempt:
+            return
+        build = self._builds.setdefault(session.attempt, _Build(self._session, session.attempt))
+        while text := await build.more(self._desk):
+            await self._speak("build", {"text": text, "attempt": session.attempt})
+
+    async def _tell_removed(self) -> None:
+        document = await self._desk.store.load(SESSION.key(self._session))
+        gone = document.value(SESSION) if document else None
+        last = {
+            "session": self._session,
+            "status": "removed",
+            "reason": (gone.reason if gone else "") or None,
+        }
+        await self._out.tell("session", last)
+        await self._out.tell("end", last)
+
+    async def _speak(self, event: str, data: Any) -> None:
+        await self._out.tell(event, data)
+        self._spoke = self._desk.clock.monotonic()
+
+    async def _is_recorded(self, session: Session) -> bool:
+        for stream, size in session.streams:
+            if await self._desk.streams.size(stream) < size:
+                return False
+        return True
+
+    async def _wait(self, bell: Bell, session: Session) -> None:
+        if self._desk.clock.monotonic() - self._spoke > QUIET:
+            await self._out.write(b": still here\n\n")
+            self._spoke = self._desk.clock.monotonic()
+        if session.is_ended or any(bell.grown.get(b.stream, 0) > b.offset for b in self._builds.values()):
+            await self._desk.clock.sleep(SOON)
+        else:
+            await bell.within(LOOK_AGAIN)
+
+
+class _Build:
+    """How much of one attempt's build output was told; a character is never cut in two."""
+
+    def __init__(self, session: str, attempt: int) -> None:
+        self.stream = stream_id("build", session, attempt)
+        self.offset = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    async def more(self, desk: Desk) -> str:
+        """What came since; empty when nothing did."""
+        while data := await desk.streams.read(self.stream, self.offset, logs.BLOCK):
+            self.offset += len(data)
+            if text := self._decoder.decode(data):
+                return text
+        return ""
+
+
+async def log_start(
+    desk: Desk,
+    session: Session,
+    look: Look,
+    *,
+    rank: int,
+    offset: int,
+    lines: int | None,
+    since: float | None,
+) -> Place:
+    """Where a log is to begin; of several wishes the latest place wins."""
+    found = await logs.parts(desk.streams, session, rank)
+    if not found:
+        return Place(0, 0)
+    places = [logs.place_of(found, offset)]
+    if lines is not None:
+        places.append(await logs.tail(desk.streams, found, lines, look))
+    if since is not None:
+        places.append(await logs.since(desk.streams, found, since, session.ended))
+    return max(places, key=lambda place: (place.part, place.offset))
