@@ -8,6 +8,7 @@ NsmlError
 ├── NeverFits       no node could ever run it
 ├── NoRoom          no node can run it now, and it was not to wait
 ├── Refused         the thing is in a state in which this cannot be done
+├── NotRunning      a running session was asked for
 ├── TooLarge        over a limit of size or count
 ├── Unavailable     a server is away; the same call may go through later
 ├── Damaged         data on disk cannot be read; nothing was changed
@@ -75,6 +76,12 @@ class Refused(NsmlError):
     code, exit_code, status = "refused", 1, 409
 
 
+class NotRunning(NsmlError):
+    """A running session was asked for, and it does not run."""
+
+    code, exit_code, status = "not-running", 101, 409
+
+
 class TooLarge(NsmlError):
     """Over a limit of size or count."""
 
@@ -116,6 +123,7 @@ BY_CODE: dict[str, type[NsmlError]] = {
         NeverFits,
         NoRoom,
         Refused,
+        NotRunning,
         TooLarge,
         Unavailable,
         Damaged,

@@ -175,28 +175,27 @@ def _place(session: Session, message: c.PlaceSession, envelope: Envelope) -> Cha
         reason="",
         tail="",
     )
-    hosts = tuple(slot.node for slot in message.slots)
     run = _from_checkpoint(session)
-    starts = tuple(
-        (
-            c.StartAttempt(
-                session=session.id,
-                attempt=attempt,
-                spec=c.AttemptSpec(
-                    run=run,
-                    owner=session.owner,
-                    kind=session.kind,
-                    gpus=slot.gpus,
-                    rank=rank,
-                    hosts=hosts,
-                ),
-            ),
-            slot.node,
-        )
-        for rank, slot in enumerate(message.slots)
-    )
+    starts = tuple((_start(placed, run, rank), slot.node) for rank, slot in enumerate(message.slots))
     told = c.SessionPlaced(session=session.id, owner=session.owner, attempt=attempt, slots=message.slots)
     return Change(placed, ((told, ""), *starts))
+
+
+def start_of(session: Session, rank: int) -> c.StartAttempt:
+    """The order that starts *rank* of the present attempt of a placed session, to be sent again."""
+    return _start(session, _from_checkpoint(session), rank)
+
+
+def _start(placed: Session, run: c.Run, rank: int) -> c.StartAttempt:
+    spec = c.AttemptSpec(
+        run=run,
+        owner=placed.owner,
+        kind=placed.kind,
+        gpus=placed.slots[rank].gpus,
+        rank=rank,
+        hosts=tuple(slot.node for slot in placed.slots),
+    )
+    return c.StartAttempt(session=placed.id, attempt=placed.attempt, spec=spec)
 
 
 def _from_checkpoint(session: Session) -> c.Run:
