@@ -107,6 +107,20 @@ def _value(name: str, value: Any, source: str) -> Any:
         raise BadInput(f"{source}: {value!r} cannot be '{name}', {kind} is wanted.") from error
 
 
+_PASSED_ON = re.compile(
+    "PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_.*|TZ|TMPDIR|LD_LIBRARY_PATH|(https?|no|all)_proxy"
+    "|SSL_CERT_(FILE|DIR)|(REQUESTS_CA|CURL_CA)_BUNDLE|CUDA_(HOME|PATH)|XDG_CACHE_HOME|(HF|TORCH)_HOME",
+    re.IGNORECASE,
+)
+
+
+def passed_on(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables of *environ* (default: this process's) that sessions see, too: where programs and
+    caches are, which language; never a secret of whoever started the platform."""
+    env = os.environ if environ is None else environ
+    return {key: value for key, value in env.items() if _PASSED_ON.fullmatch(key)}
+
+
 def parse_size(text: str) -> int:
     """Bytes of `24G`, `50GB`, `1.5 GiB` or `24000000000`. Raises `BadInput`."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)

@@ -214,9 +214,11 @@ def remove(folder: Path) -> None:
 
 
 def _make_writable(function: Any, path: str, _: Any) -> None:
-    """rmtree met something it may not delete: open it up and try again."""
-    parent = Path(path).parent
+    """rmtree met something it may not delete: open up the folders around it and try again."""
     with contextlib.suppress(OSError):
-        parent.chmod(0o700)
-        Path(path).chmod(0o700, follow_symlinks=False) if os.chmod in os.supports_follow_symlinks else None
-        function(path)
+        Path(path).parent.chmod(0o700)
+        if Path(path).is_dir() and not Path(path).is_symlink():
+            Path(path).chmod(0o700)
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            Path(path).unlink(missing_ok=True)
