@@ -147,8 +147,9 @@ def sentence(row: Row) -> str:
     """What a session is doing, in a few words."""
     status, phase, detail = row.get("status"), row.get("phase") or "", row.get("detail") or ""
     if status == "queued":
-        place = f", number {row['position']} in the queue" if row.get("position") else ""
-        return f"Waiting{place}" + (f": {row['reason']}" if row.get("reason") else "")
+        if not row.get("position"):
+            return "Queued"
+        return f"Waiting, number {row['position']} in the queue: {row.get('reason') or 'for its turn'}"
     if status == "placed":
         doing = {"data": "fetching data", "environment": "building the environment", "starting": "starting"}
         what = doing.get(phase, "preparing")

@@ -109,6 +109,11 @@ def size(value: Any) -> str:
     return _size(int(value)) if isinstance(value, int | float) else EMPTY
 
 
+def count(number: int, what: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def summary(values: Mapping[str, Any] | None, otherwise: str = "Not created yet", full: bool = False) -> str:
     """`k=v, k=v` of the last report; cut to three decimals unless *full*."""
     if not values:

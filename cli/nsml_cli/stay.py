@@ -1,4 +1,4 @@
-"""Staying with a session after it was accepted, until it has a place, starts or ends; the exit code of that."""
+"""Staying with a session after it was accepted, until it has a place, starts or ends; its exit code."""
 
 from __future__ import annotations
 

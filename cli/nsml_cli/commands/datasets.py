@@ -83,7 +83,9 @@ def push(
         shell.document({**answer, "files": len(tree.files), "bytes": tree.bytes})
     else:
         size = render.size(tree.bytes)
-        shell.show(f"{name} version {answer.get('version', '?')}: {len(tree.files)} files, {size}")
+        shell.show(
+            f"{name} version {answer.get('version', '?')}: {render.count(len(tree.files), 'file')}, {size}"
+        )
 
 
 def _found(shell: Shell, path: Path) -> list[Any]:
@@ -151,7 +153,7 @@ def pull(
     if shell.json:
         shell.document({"dataset": name, "path": str(target), "files": len(files), "bytes": tree.bytes})
     else:
-        shell.show(f"{len(files)} files, {render.size(tree.bytes)}, in {target}")
+        shell.show(f"{render.count(len(files), 'file')}, {render.size(tree.bytes)}, in {target}")
 
 
 def rm(

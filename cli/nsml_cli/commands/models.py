@@ -63,7 +63,7 @@ def pull(
     if shell.json:
         shell.document({**answer, "bytes": tree.bytes})
     else:
-        shell.show(f"{len(tree.files)} files, {render.size(tree.bytes)}, in {target}")
+        shell.show(f"{render.count(len(tree.files), 'file')}, {render.size(tree.bytes)}, in {target}")
 
 
 def rm(

@@ -84,7 +84,7 @@ def download(
     if shell.json:
         shell.document({"session": name, "path": str(path), "files": len(files), "bytes": total})
     else:
-        shell.show(f"{len(files)} files, {render.size(total)}, in {path}")
+        shell.show(f"{render.count(len(files), 'file')}, {render.size(total)}, in {path}")
 
 
 def _is_below(path: str, wanted: str) -> bool:
@@ -113,4 +113,4 @@ def pull(
     if shell.json:
         shell.document({"session": row["session"], "path": str(target), "files": len(tree.files)})
     else:
-        shell.show(f"{len(tree.files)} files, {render.size(tree.bytes)}, in {target}")
+        shell.show(f"{render.count(len(tree.files), 'file')}, {render.size(tree.bytes)}, in {target}")

@@ -160,7 +160,9 @@ def _packed(shell: Shell, folder: Path, file: str, quiet: bool) -> list[pack.Fou
     if not any(one.path == file for one in found):
         raise BadInput(f"{ignore.FILE} keeps the entry file {file} out.", hint=f"Add a line '!{file}' to it.")
     if not quiet:
-        shell.say(f"Packed {len(found)} files, {render.size(sum(one.bytes for one in found))}")
+        shell.say(
+            f"Packed {render.count(len(found), 'file')}, {render.size(sum(one.bytes for one in found))}"
+        )
     for one in found:
         shell.detail(f"  {one.path} {render.size(one.bytes)}")
     return found
@@ -183,7 +185,9 @@ def _plan(shell: Shell, body: dict[str, Any], found: list[pack.Found]) -> None:
         shell.document({**answer, "files": paths, "bytes": total})
         return
     more = f" and {len(paths) - 10} more" if len(paths) > 10 else ""
-    shell.show(f"Would send {len(found)} files, {render.size(total)}: {', '.join(paths[:10])}{more}")
+    shell.show(
+        f"Would send {render.count(len(found), 'file')}, {render.size(total)}: {', '.join(paths[:10])}{more}"
+    )
     name = answer.get("session_would_be") or "the session"
     if answer.get("fits"):
         shell.show(f"Would run {name} on {answer.get('node')} at once.")
