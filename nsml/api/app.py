@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 from collections.abc import Callable
 
 from aiohttp import web
 
-from nsml.api import routes
+from nsml.api import requests, routes
 from nsml.api.auth import authenticated
 from nsml.api.curves import Curves
 from nsml.api.desk import DESK, Desk, Doors
@@ -17,6 +18,8 @@ from nsml.api.live import Live
 from nsml.core.errors import Refused, Unavailable
 from nsml.core.ports import Blobs, Bus, Clock, Store, Streams
 from nsml.settings import Settings
+
+log = logging.getLogger("nsml.api")
 
 BACKLOG = 1024  # connections the kernel holds for us in a rush
 GRACE = 0.5  # seconds for answers under way when we stop; followers reconnect
@@ -74,6 +77,7 @@ class Api:
         """Serve for ever; *ready* is called with the port once requests are answered."""
         async with asyncio.TaskGroup() as group:
             following = group.create_task(self.live.run(), name="api follower")
+            group.create_task(self._forget(), name="api requests")
             await self.live.ready.wait()
             runner = self.runner()
             await runner.setup()
@@ -84,6 +88,15 @@ class Api:
                 await following
             finally:
                 await runner.cleanup()
+
+    async def _forget(self) -> None:
+        """Forget old requests, once an hour."""
+        while True:
+            await self._clock.sleep(requests.EVERY)
+            try:
+                await requests.forget(self._store, self._clock.now() - requests.KEPT)
+            except Unavailable as error:
+                log.warning("old requests stay for now", extra={"why": error.message})
 
     def runner(self) -> web.AppRunner:
         """A runner that closes half requests and idle connections, and unpacks nothing."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import orjson
 from aiohttp import web
 
-from nsml.api import names
+from nsml.api import names, requests
 from nsml.api.auth import Actor, actor
 from nsml.api.desk import Desk, desk
 from nsml.api.failures import reply
@@ -25,11 +23,10 @@ from nsml.core import checkpoint as checkpoints
 from nsml.core import ids
 from nsml.core.checkpoint import CHECKPOINT
 from nsml.core.dataset import DATASET
-from nsml.core.errors import BadInput, Conflict, NotFound, Refused
+from nsml.core.errors import BadInput, NotFound
 from nsml.core.messages import Message
 from nsml.core.node import NODE
 from nsml.core.session import SESSION
-from nsml.core.subject import Document
 
 ID = re.compile(r"[0-9a-f]{32}")
 TAG = re.compile(r"#\S{1,49}")
@@ -68,39 +65,13 @@ async def run(at: Desk, who: Actor, fields: Fields, raw: object, id: str) -> dic
     """Queue a session. However often a request comes, at once or later, there is one session for its id."""
     lock = at.flights.setdefault(id, asyncio.Lock())
     async with lock:
-        digest = hashlib.sha256(orjson.dumps(raw, option=orjson.OPT_SORT_KEYS)).hexdigest()
-        known = await _requested(at, who, id, digest)
+        content = requests.digest(raw)
+        known = await requests.known(at.store, who, id, content)
         if known and (answer := await _session_answer(at, known)):
             return answer
         wish = await read_wish(at, who, fields)
-        session = known or await _named(at, who, wish.dataset, id, digest)
-
-        async def told() -> dict[str, Any]:
-            return await _session_answer(at, session) or {"session": session, **ACCEPTED}
-
-        order = Order(message=wish.message(session), key=SESSION.key(session), answer=told)
-        return await carry_out(at, who, order, id)
-
-
-async def _requested(at: Desk, who: Actor, id: str, digest: str) -> str:
-    """The session that an earlier copy of this request was given; empty for a new one."""
-    document = await at.store.load(f"request/{id}")
-    body = (document.body or {}) if document else {}
-    if body and (body.get("owner"), body.get("digest")) != (who.name, digest):
-        raise Refused("This id was used for another request.", hint="Make a new one for each.")
-    return str(body.get("session", ""))
-
-
-async def _named(at: Desk, who: Actor, dataset: str, id: str, digest: str) -> str:
-    """The name of a new session; written down, so that a repeat of the request finds it."""
-    number = await at.store.count(f"session/{who.name}/{dataset}")
-    session = ids.session_id(who.name, dataset, number)
-    body = {"session": session, "owner": who.name, "digest": digest, "at": at.clock.now()}
-    try:
-        await at.store.commit(Document(key=f"request/{id}", body=body, version=1))
-    except Conflict:  # another API process was faster
-        return await _requested(at, who, id, digest)
-    return session
+        session = known or await requests.name(at.store, at.clock, who, wish.dataset, id, content)
+        return await carry_out(at, who, _session_order(at, wish.message(session), session), id)
 
 
 async def _session_answer(at: Desk, session: str) -> dict[str, Any] | None:
@@ -121,7 +92,7 @@ async def ask(at: Desk, who: Actor, fields: Fields, id: str) -> dict[str, Any]:
 
 
 # -- the other commands ------------------------------------------------------------------------------
-async def _session_order(at: Desk, message: Message, session: str) -> Order:
+def _session_order(at: Desk, message: Message, session: str) -> Order:
     async def told() -> dict[str, Any]:
         return await _session_answer(at, session) or {"session": session, **ACCEPTED}
 
@@ -133,7 +104,7 @@ async def _stop(at: Desk, who: Actor, fields: Fields, id: str) -> Order:
     message = c.StopSession(
         session=session.id, reason=fields.text("reason", "", 1000), now=fields.flag("now")
     )
-    return await _session_order(at, message, session.id)
+    return _session_order(at, message, session.id)
 
 
 async def _remove(at: Desk, who: Actor, fields: Fields, id: str) -> Order:
@@ -143,7 +114,7 @@ async def _remove(at: Desk, who: Actor, fields: Fields, id: str) -> Order:
     ):  # else a repeat: there is nothing to be found any more
         await names.own_session(at.store, who, session)
     message = c.RemoveSession(session=session, force=fields.flag("force"))
-    return await _session_order(at, message, session)
+    return _session_order(at, message, session)
 
 
 async def _resume(at: Desk, who: Actor, fields: Fields, id: str) -> Order:
@@ -155,7 +126,7 @@ async def _resume(at: Desk, who: Actor, fields: Fields, id: str) -> Order:
         iteration = await _latest(at, session.id)
     else:
         iteration = (await _checkpoint(at, session.id, wanted)).checkpoint
-    return await _session_order(at, c.ResumeSession(session=session.id, iteration=iteration), session.id)
+    return _session_order(at, c.ResumeSession(session=session.id, iteration=iteration), session.id)
 
 
 async def _latest(at: Desk, session: str) -> str | None:
@@ -169,7 +140,7 @@ async def _latest(at: Desk, session: str) -> str | None:
 async def _note(at: Desk, who: Actor, fields: Fields, id: str) -> Order:
     session = await names.own_session(at.store, who, fields.line("session"))
     message = c.NoteSession(session=session.id, memo=fields.text("memo", most=MOST_MEMO))
-    return await _session_order(at, message, session.id)
+    return _session_order(at, message, session.id)
 
 
 async def _drop(at: Desk, who: Actor, fields: Fields, id: str) -> Order:

@@ -70,15 +70,29 @@ def place_of(found: Sequence[Part], offset: int) -> Place:
         if offset < part.size:
             return Place(at, offset)
         offset -= part.size
-    return end(found)
+    return ending(found)
 
 
-def end(found: Sequence[Part]) -> Place:
+def ending(found: Sequence[Part]) -> Place:
     return Place(len(found) - 1, found[-1].size) if found else Place(0, 0)
 
 
-async def shown(streams: Streams, part: Part, offset: int, look: Look) -> AsyncIterator[bytes]:
-    """The bytes of *part* from *offset* as they are to be shown, in blocks."""
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Bytes of one kind; `opens` and `closes` a range of stderr where the range itself begins and ends."""
+
+    offset: int
+    data: bytes
+    is_error: bool = False
+    opens: bool = False
+    closes: bool = False
+
+
+async def shown(
+    streams: Streams, part: Part, offset: int, look: Look, first: bool = True
+) -> AsyncIterator[bytes]:
+    """The bytes of *part* from *offset* as they are to be shown, in blocks; *first* when nothing was shown
+    before them. Where blocks are cut does not show, so that who comes again can skip what it has."""
     errors = _Ranges(streams, part.beside("log.err"))
     while offset < part.size:
         data = await streams.read(part.name, offset, min(BLOCK, part.size - offset))
@@ -88,29 +102,35 @@ async def shown(streams: Streams, part: Part, offset: int, look: Look) -> AsyncI
             yield data
         else:
             pieces = _split(data, offset, await errors.within(offset, offset + len(data)))
-            yield b"".join(_styled(piece, is_error, look) for _, piece, is_error in pieces)
-        offset += len(data)
+            yield b"".join(
+                _styled(p, look, first and p.offset == offset) for p in pieces if _is_wanted(p, look)
+            )
+        offset, first = offset + len(data), False
 
 
-def _styled(piece: bytes, is_error: bool, look: Look) -> bytes:
-    if look.stream and is_error != (look.stream == "stderr"):
-        return b""
-    return RED + piece + PLAIN if is_error and look.color else piece
+def _is_wanted(piece: _Piece, look: Look) -> bool:
+    return not look.stream or piece.is_error == (look.stream == "stderr")
 
 
-def _split(data: bytes, start: int, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, bytes, bool]]:
-    """*data*, which begins at *start*, as (offset, bytes, whether stderr) pieces in order."""
+def _styled(piece: _Piece, look: Look, first: bool) -> bytes:
+    if not (piece.is_error and look.color):
+        return piece.data
+    return (RED if piece.opens or first else b"") + piece.data + (PLAIN if piece.closes else b"")
+
+
+def _split(data: bytes, start: int, ranges: Sequence[tuple[int, int]]) -> list[_Piece]:
+    """*data*, which begins at *start*, in pieces that are stderr or not, in order."""
     made, at, stop = [], start, start + len(data)
     for low, high in ranges:
-        low, high = max(low, at), min(high, stop)
-        if low >= high:
+        begin, end = max(low, at), min(high, stop)
+        if begin >= end:
             continue
-        if at < low:
-            made.append((at, data[at - start : low - start], False))
-        made.append((low, data[low - start : high - start], True))
-        at = high
+        if at < begin:
+            made.append(_Piece(at, data[at - start : begin - start]))
+        made.append(_Piece(begin, data[begin - start : end - start], True, begin == low, end == high))
+        at = end
     if at < stop:
-        made.append((at, data[at - start :], False))
+        made.append(_Piece(at, data[at - start :]))
     return made
 
 
@@ -155,7 +175,7 @@ async def _first(streams: Streams, name: str, form: struct.Struct, count: int, t
 async def tail(streams: Streams, found: Sequence[Part], lines: int, look: Look) -> Place:
     """Where the last *lines* lines begin; read from the end, so it costs what is shown, not what there is."""
     if lines <= 0:
-        return end(found)
+        return ending(found)
     left, last = lines, True
     for at in range(len(found) - 1, -1, -1):
         part = found[at]
@@ -164,13 +184,13 @@ async def tail(streams: Streams, found: Sequence[Part], lines: int, look: Look) 
             start = max(0, stop - BACK)
             data = await streams.read(part.name, start, stop - start)
             ranges = [] if not look.stream else await errors.within(start, stop)
-            for offset, piece, is_error in reversed(_split(data, start, ranges)):
-                if look.stream and is_error != (look.stream == "stderr"):
+            for piece in reversed(_split(data, start, ranges)):
+                if not _is_wanted(piece, look):
                     continue
-                here, left = _back(piece, left, last)
+                here, left = _back(piece.data, left, last)
                 last = False
                 if here >= 0:
-                    return Place(at, offset + here)
+                    return Place(at, piece.offset + here)
             stop = start
     return Place(0, 0)
 
@@ -194,7 +214,7 @@ async def since(streams: Streams, found: Sequence[Part], at: float, ended: float
             offset = 0 if part.size and not 0 < ended < at else None
         if offset is not None and offset < part.size:
             return Place(number, await _line_start(streams, part, offset))
-    return end(found)
+    return ending(found)
 
 
 async def _since(streams: Streams, part: Part, at: float) -> int | None:

@@ -161,7 +161,7 @@ async def plot(request: web.Request) -> web.Response:
 
 
 async def output(request: web.Request) -> web.Response:
-    """The tree of what the session produced; while it runs, the node is asked."""
+    """The tree of what the session produced, null for nothing; while it runs, the node is asked."""
     at, session = await _session(request)
     if session.state is State.RUNNING:
         actor(request).must_own(session.owner, f"The session {session.id}")
@@ -169,9 +169,7 @@ async def output(request: web.Request) -> web.Response:
         if not answer.ok:
             raise Refused(f"{session.id} could not give its files: {answer.data[:500]}.")
         return reply({"tree": answer.data})
-    if not session.output:
-        raise NotFound(f"{session.id} left no files.", hint=f"See 'nsml logs {session.id}'.")
-    return reply({"tree": session.output})
+    return reply({"tree": session.output or None})
 
 
 async def log(request: web.Request) -> web.StreamResponse:
@@ -179,19 +177,14 @@ async def log(request: web.Request) -> web.StreamResponse:
     look = logs.Look(stream=asked_line(request, "stream"), color=asked_flag(request, "color"))
     if look.stream not in logs.STREAMS:
         raise BadInput(f"There is no stream {look.stream!r}.", hint="Streams are: stdout, stderr.")
-    rank = asked_whole(request, "rank", 0, high=10_000)
-    lines = asked_whole(request, "tail", 0, high=10**9) if request.query.get("tail") else None
-    start = await stream.log_start(
-        at,
-        session,
-        look,
-        rank=rank,
+    wanted = stream.Wanted(
+        look=look,
+        rank=asked_whole(request, "rank", 0, high=10_000),
         offset=asked_whole(request, "offset", 0),
-        lines=lines,
+        lines=asked_whole(request, "tail", 0, high=10**9) if request.query.get("tail") else None,
         since=asked_number(request, "since"),
     )
-    follow = asked_flag(request, "follow")
-    return await stream.send_log(request, at, session, look, start=start, rank=rank, follow=follow)
+    return await stream.send_log(request, at, session, wanted, asked_flag(request, "follow"))
 
 
 async def follow(request: web.Request) -> web.StreamResponse:

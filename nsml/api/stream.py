@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import codecs
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -61,11 +62,23 @@ class Outflow:
 
 
 # -- logs ------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What of a log is wanted: from which byte, the last so many lines, what is newer than a time."""
+
+    look: Look
+    rank: int = 0
+    offset: int = 0
+    lines: int | None = None
+    since: float | None = None
+
+
 async def send_log(
-    request: web.Request, desk: Desk, session: Session, look: Look, *, start: Place, rank: int, follow: bool
+    request: web.Request, desk: Desk, session: Session, wanted: Wanted, follow: bool
 ) -> web.StreamResponse:
-    """The log from *start*; with *follow* until the session ended and all of it was sent."""
-    found = await logs.parts(desk.streams, session, rank)
+    """A log from where it is wanted; with *follow* until the session ended and all of it was sent."""
+    found = await logs.parts(desk.streams, session, wanted.rank)
+    start, look = await _start(desk, session, found, wanted), wanted.look
     headers = {
         "Content-Type": "application/octet-stream",
         "X-Content-Type-Options": "nosniff",
@@ -75,7 +88,7 @@ async def send_log(
     out = Outflow(request, desk.doors.chunk, headers)
     await out.begin()
     if follow:
-        await _Follower(desk, out, session.id, look, rank).run(start)
+        await _Follower(desk, out, session.id, look, wanted.rank).run(start)
     else:
         for number, part in enumerate(found[start.part :], start.part):
             offset = start.offset if number == start.part else 0
@@ -85,11 +98,24 @@ async def send_log(
     return out.response
 
 
+async def _start(desk: Desk, session: Session, found: Sequence[logs.Part], wanted: Wanted) -> Place:
+    """Where to begin; of several wishes the latest place wins."""
+    if not found:
+        return Place(0, 0)
+    places = [logs.place_of(found, wanted.offset)]
+    if wanted.lines is not None:
+        places.append(await logs.tail(desk.streams, found, wanted.lines, wanted.look))
+    if wanted.since is not None:
+        places.append(await logs.since(desk.streams, found, wanted.since, session.ended))
+    return max(places, key=lambda place: (place.part, place.offset))
+
+
 class _Follower:
     """Sends a log as it grows, attempt after attempt."""
 
     def __init__(self, desk: Desk, out: Outflow, session: str, look: Look, rank: int) -> None:
         self._desk, self._out, self._session, self._look, self._rank = desk, out, session, look, rank
+        self._first = True
 
     async def run(self, place: Place) -> None:
         moved = self._desk.clock.monotonic()
@@ -112,8 +138,9 @@ class _Follower:
         if place.part >= len(found):
             return place
         part = found[place.part]
-        async for data in logs.shown(self._desk.streams, part, place.offset, self._look):
+        async for data in logs.shown(self._desk.streams, part, place.offset, self._look, self._first):
             await self._out.write(data)
+            self._first = False
         return Place(place.part, max(place.offset, part.size))
 
     def _is_sent(self, session: Session, found: list[logs.Part], place: Place) -> bool:
@@ -249,25 +276,3 @@ class _Build:
             if text := self._decoder.decode(data):
                 return text
         return ""
-
-
-async def log_start(
-    desk: Desk,
-    session: Session,
-    look: Look,
-    *,
-    rank: int,
-    offset: int,
-    lines: int | None,
-    since: float | None,
-) -> Place:
-    """Where a log is to begin; of several wishes the latest place wins."""
-    found = await logs.parts(desk.streams, session, rank)
-    if not found:
-        return Place(0, 0)
-    places = [logs.place_of(found, offset)]
-    if lines is not None:
-        places.append(await logs.tail(desk.streams, found, lines, look))
-    if since is not None:
-        places.append(await logs.since(desk.streams, found, since, session.ended))
-    return max(places, key=lambda place: (place.part, place.offset))
