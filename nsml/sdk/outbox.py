@@ -13,6 +13,7 @@ from itertools import count
 from time import monotonic, time
 
 from nsml.sdk.say import warn
+from nsml.sdk.values import json_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,9 +73,7 @@ class Outbox:
         return self._aside().note(fields) if written is None else written
 
     def _note(self, fields: Mapping[str, Any]) -> Optional[bool]:
-        import json  # late: it costs more than all of the SDK's import
-
-        payload = json.dumps(fields, allow_nan=False).encode("ascii")
+        payload = json_of(fields).encode("ascii")
         if len(payload) > LARGEST:
             warn("large", "a report of %d MB is too large and was dropped" % (len(payload) >> 20))
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from itertools import count
@@ -17,6 +18,8 @@ FRESH = 30.0  # seconds in which another session's checkpoint is not asked for a
 MOST_FETCHED = 64  # checkpoints that lie here, the oldest goes first
 MOST_WAITING = 16  # saves not yet taken away, before a save waits for the node
 PATIENCE = 30.0  # seconds of that wait, and until a load that waits says so
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 box = outbox.Outbox(context.SPOOL)
 _numbers = count(1)
@@ -39,14 +42,15 @@ def keep(checkpoint: str, fill: Callable[[str], str]) -> None:
     try:
         _wait_for_room(saves)
         os.makedirs(begun)
-        os.rename(fill(begun), done)
-        if not note("save", checkpoint=checkpoint, path="saves/" + name):
-            remove(done)
-        _forget(context.SESSION_NAME, checkpoint)
     except OSError as error:
-        if not _is_ours(error, saves):
+        return _lost(checkpoint, error)
+    try:
+        result = fill(begun)
+        _hand_over(result, done, checkpoint)
+    except OSError as error:
+        if error.errno not in FULL:
             raise
-        warn("save " + checkpoint, "checkpoint %s was not saved: %s" % (checkpoint, error))
+        _lost(checkpoint, error)
     finally:
         remove(begun)
 
@@ -106,14 +110,16 @@ def _wait_for_room(saves: str) -> None:
         time.sleep(0.05)
 
 
-def _is_ours(error: OSError, saves: str) -> bool:
-    """Whether it is the platform's trouble: no room on its disk, or its own folder cannot be used."""
-    import errno
+def _hand_over(result: str, done: str, checkpoint: str) -> None:
+    """Give the node the folder *result* under the name *done*, whole or not at all."""
+    os.rename(result, done)
+    if not note("save", checkpoint=checkpoint, path="saves/" + os.path.basename(done)):
+        remove(done)
+    _forget(context.SESSION_NAME, checkpoint)
 
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return True
-    where = error.filename if isinstance(error.filename, str) else ""
-    return os.path.dirname(where) == saves or where == saves
+
+def _lost(checkpoint: str, error: OSError) -> None:
+    warn("save " + checkpoint, "checkpoint %s was not saved: %s" % (checkpoint, error))
 
 
 def _forget(session: str, checkpoint: str) -> None:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
+from _thread import get_ident
 
 from nsml.sdk import context
 from nsml.sdk.say import tell, warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any, Callable, Dict
 
 CHECKPOINT = "preempted"
 
 
 class Watch:
-    """The process that watches for SIGTERM, 0 for none: children inherit the handler, but are not to save."""
+    """The process that watches for SIGTERM (0: none), its handler, the signal masks of forking threads."""
 
     pid = 0
     handler: Any = None
+    masks: Dict[int, Any] = {}
 
 
 def watch(save: Callable[[str], None]) -> None:
@@ -46,8 +48,9 @@ def watch(save: Callable[[str], None]) -> None:
         signal.signal(signal.SIGTERM, on_terminate)
     except ValueError:  # not in the main thread: there is nobody to watch
         return
+    if Watch.handler is None:  # else a child binds: what was registered is inherited
+        os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_a_child)
     Watch.pid, Watch.handler = os.getpid(), on_terminate
-    os.register_at_fork(after_in_child=_in_a_child)
 
 
 def _is_asked() -> bool:
@@ -58,6 +61,19 @@ def _is_asked() -> bool:
     return True
 
 
+def _before_fork() -> None:
+    """Hold SIGTERM back: one that reached the child before it has its own handler would be lost."""
+    import signal
+
+    Watch.masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+
+def _after_fork() -> None:
+    import signal
+
+    signal.pthread_sigmask(signal.SIG_SETMASK, Watch.masks.pop(get_ident()))
+
+
 def _in_a_child() -> None:
     """A worker ends at once, as it would without us."""
     import signal
@@ -65,3 +81,4 @@ def _in_a_child() -> None:
     if Watch.pid and signal.getsignal(signal.SIGTERM) is Watch.handler:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     Watch.pid = 0
+    _after_fork()

@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+try:
+    from _json import encode_basestring_ascii as _quoted
+except ImportError:  # an interpreter without it
+    from json.encoder import encode_basestring_ascii as _quoted
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, Mapping, Optional
 
 _LARGEST = 1 << 63  # larger integers are written as floats: few readers of JSON know them
+
+
+def json_of(value: Any) -> str:
+    """*value* as JSON in ASCII.
+
+    By hand: importing `json` takes longer than the rest of the SDK, and a signal handler that reports in
+    the middle of an import finds half a module.
+    """
+    if isinstance(value, str):
+        return _quoted(value)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int):
+        return int.__repr__(value)
+    if isinstance(value, float):
+        return float.__repr__(value)
+    if isinstance(value, dict):
+        return "{%s}" % ",".join(_quoted(name) + ":" + json_of(item) for name, item in value.items())
+    return "[%s]" % ",".join([json_of(item) for item in value])
 
 
 def noted(values: Mapping[str, Any]) -> Dict[str, Any]:
