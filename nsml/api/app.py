@@ -42,6 +42,7 @@ class Api:
         self.doors = Doors()
         self.ready = asyncio.Event()
         self.live = Live(bus, clock)
+        self.curves = Curves(streams)
         self._settings = settings
         self._store, self._bus, self._blobs, self._streams, self._clock = store, bus, blobs, streams, clock
         self._token = token
@@ -61,7 +62,7 @@ class Api:
             streams=self._streams,
             clock=self._clock,
             live=self.live,
-            curves=Curves(self._streams),
+            curves=self.curves,
             address=self.address,
             doors=self.doors,
         )

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import re
+import struct
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ log = logging.getLogger("nsml.api")
 BLOCK = 4 << 20  # bytes read at once
 IN_PLACE = 64 << 10  # bytes read without a thread: a millisecond or two
 MOST_POINTS = 500_000  # kept in all, 24 bytes each
+HEADER = struct.Struct("<IB")  # of a record: bytes that follow, kind
 PLACE = re.compile(r"(\d+)(?:\.r(\d+))?(?:\.p(\d+))?")
 
 
@@ -76,6 +78,11 @@ class Curves:
         self._known: OrderedDict[str, Parsed] = OrderedDict()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
+    @property
+    def remembered(self) -> int:
+        """How many points are kept."""
+        return sum(one.points for one in self._known.values())
+
     async def plot(self, session: str) -> bytes:
         """The JSON of `plot`: every point of every attempt, in order."""
         lock = self._locks.setdefault(session, asyncio.Lock())
@@ -106,7 +113,8 @@ class Curves:
                 else:
                     taken = await asyncio.to_thread(_parse, parsed, data)
             except ValueError as error:
-                log.warning("outbox unreadable", extra={"stream": stream, "why": str(error)})
+                log.warning("outbox unreadable: %s", error, extra={"stream": stream})
+                _parse(parsed, data[: _sound(data)])
                 return
             if not taken and len(data) < block:
                 return  # the last record is not there in full
@@ -115,7 +123,7 @@ class Curves:
                 return
 
     def _forget(self) -> None:
-        points = sum(one.points for one in self._known.values())
+        points = self.remembered
         while self._known and points > MOST_POINTS:
             _, oldest = self._known.popitem(last=False)
             points -= oldest.points
@@ -127,6 +135,18 @@ def _parse(parsed: Parsed, data: bytes) -> int:
     parsed.names = names
     parsed.offset += taken
     return taken
+
+
+def _sound(data: bytes) -> int:
+    """How many bytes of *data* are whole records, when after them comes what is none."""
+    at = 0
+    while at + HEADER.size <= len(data):
+        length, kind = HEADER.unpack_from(data, at)
+        end = at + HEADER.size + length
+        if kind not in (outbox.NOTE, outbox.ROW) or end > len(data):
+            break
+        at = end
+    return at
 
 
 def _place(stream: str) -> tuple[int, ...]:

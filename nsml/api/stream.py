@@ -252,6 +252,8 @@ class _Life:
         return True
 
     async def _wait(self, bell: Bell, session: Session) -> None:
+        if self._out.is_gone:
+            raise ConnectionResetError("the reader left")
         if self._desk.clock.monotonic() - self._spoke > QUIET:
             await self._out.write(b": still here\n\n")
             self._spoke = self._desk.clock.monotonic()

@@ -45,15 +45,28 @@ PATHS = [
 # -- the token -----------------------------------------------------------------------------------------
 async def test_no_route_is_missing_from_the_list_of_tested_ones(office: Any) -> None:
     app = office.api.application()
-    routes = {(r.method, r.resource.canonical) for r in app.router.routes() if r.resource and r.method != "HEAD"}
+    routes = {
+        (r.method, r.resource.canonical) for r in app.router.routes() if r.resource and r.method != "HEAD"
+    }
     assert len(routes) == len(PATHS) + 1, "add new routes to PATHS; /healthz is the one without a token"
 
 
 @pytest.mark.parametrize(
     "header",
-    [None, "Bearer wrong", "Bearer ", "Bearer", "nsml_secret", "Basic nsml_secret", "Bearer nsml_secre", "Bearer \udcff"],
+    [
+        None,
+        "Bearer wrong",
+        "Bearer ",
+        "Bearer",
+        "nsml_secret",
+        "Basic nsml_secret",
+        "Bearer nsml_secre",
+        "Bearer \udcff",
+    ],
 )
-async def test_without_the_token_nothing_is_said_not_even_what_there_is(office: Any, header: str | None) -> None:
+async def test_without_the_token_nothing_is_said_not_even_what_there_is(
+    office: Any, header: str | None
+) -> None:
     headers = {} if header is None else {"Authorization": header}
     async with aiohttp.ClientSession() as stranger:
         for method, path in [*PATHS, ("GET", "/nowhere"), ("DELETE", "/v1/status"), ("GET", "/v1/../etc")]:
@@ -105,7 +118,9 @@ async def test_what_is_not_there_is_404_and_a_wrong_method_405(office: Any) -> N
         b'{"body": 1e999}',
     ],
 )
-@pytest.mark.parametrize("path", ["/v1/commands/session.run", "/v1/plan", "/v1/blobs/missing", "/v1/blobs/fetch"])
+@pytest.mark.parametrize(
+    "path", ["/v1/commands/session.run", "/v1/plan", "/v1/blobs/missing", "/v1/blobs/fetch"]
+)
 async def test_what_is_not_the_right_json_is_400(office: Any, path: str, body: bytes) -> None:
     status, data = await office.call("POST", path, data=body)
     assert status == 400 and data["error"]["message"], data
@@ -136,13 +151,23 @@ async def test_a_body_that_unpacks_itself_is_not_taken(office: Any, path: str) -
 
 @pytest.mark.parametrize(
     "query",
-    ["limit=-1", "limit=x", "limit=9999999999999999999999", "all=maybe", "name=%00", "name=a%0Ab", "owner=" + "x" * 300],
+    [
+        "limit=-1",
+        "limit=x",
+        "limit=9999999999999999999999",
+        "all=maybe",
+        "name=%00",
+        "name=a%0Ab",
+        "owner=" + "x" * 300,
+    ],
 )
 async def test_a_wrong_parameter_is_refused(office: Any, query: str) -> None:
     assert (await office.call("GET", f"/v1/sessions?{query}"))[0] in (400, 413)
 
 
-@pytest.mark.parametrize("name", ["a%00/None/1", "a%0A/None/1", "a/None/0", "a/None/-1", "a/None/x", "$where/None/1"])
+@pytest.mark.parametrize(
+    "name", ["a%00/None/1", "a%0A/None/1", "a/None/0", "a/None/-1", "a/None/x", "$where/None/1"]
+)
 async def test_a_wrong_name_in_a_path_is_400(office: Any, name: str) -> None:
     assert (await office.call("GET", f"/v1/sessions/{name}"))[0] == 400
 
@@ -192,10 +217,9 @@ class TestSlowSenders:
         session = await office.run()
         await office.place(session)
         await office.write_log(session, 1, ("out", b"x" * (32 << 20)))
-        reader, writer = await asyncio.open_connection("127.0.0.1", office.api._port, limit=1024)
-        writer.write(
-            f"GET /v1/sessions/{session}/log?follow=1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer nsml_secret\r\n\r\n".encode()
-        )
+        _, writer = await asyncio.open_connection("127.0.0.1", office.api._port, limit=1024)
+        head = "Host: x\r\nAuthorization: Bearer nsml_secret\r\n\r\n"
+        writer.write(f"GET /v1/sessions/{session}/log?follow=1 HTTP/1.1\r\n{head}".encode())
         watchers = office.api.live._bells
         await until(lambda: session in watchers)
         await until(lambda: session not in watchers)
@@ -213,7 +237,9 @@ class TestSlowSenders:
         (web.HTTPConflict(), 409, "bad-input"),
     ],
 )
-async def test_every_failure_is_an_answer_in_one_shape(office: Any, error: Exception, status: int, code: str) -> None:
+async def test_every_failure_is_an_answer_in_one_shape(
+    office: Any, error: Exception, status: int, code: str
+) -> None:
     async def scan(*_: object, **__: object) -> None:
         raise error
 

@@ -45,7 +45,9 @@ async def test_one_blob_comes_back_as_it_went(office: Any) -> None:
 async def test_which_are_missing_is_said_in_order(office: Any) -> None:
     await office.blobs.put_bytes(b"there")
     asked = {"digests": ["1" * 64, digest(b"there"), "2" * 64]}
-    assert (await office.call("POST", "/v1/blobs/missing", json=asked))[1] == {"missing": ["1" * 64, "2" * 64]}
+    assert (await office.call("POST", "/v1/blobs/missing", json=asked))[1] == {
+        "missing": ["1" * 64, "2" * 64]
+    }
 
 
 @pytest.mark.parametrize("data", [b"short", b"x" * 300_000])
@@ -72,7 +74,9 @@ async def test_a_pack_that_lies_about_a_length_is_refused(office: Any) -> None:
     assert (await office.call("POST", "/v1/blobs", data=lie))[0] == 400
 
 
-@pytest.mark.parametrize("name", ["..", "x", "0" * 63, "0" * 65, "G" * 64, "%2e%2e%2fetc%2fpasswd", "0" * 63 + "%00"])
+@pytest.mark.parametrize(
+    "name", ["..", "x", "0" * 63, "0" * 65, "G" * 64, "%2e%2e%2fetc%2fpasswd", "0" * 63 + "%00"]
+)
 async def test_what_is_no_digest_is_refused(office: Any, name: str) -> None:
     for method in ("GET", "PUT"):
         assert (await office.call(method, f"/v1/blobs/{name}", data=b""))[0] in (400, 404, 405)
