@@ -135,9 +135,9 @@ class World:
     # -- roles ---------------------------------------------------------------------------------------
     async def start(self) -> None:
         self._spawn("spy", self._spy())
+        self._spawn("undertaker", self._bring_back())  # first: a role may die while it starts
         for name in ("scheduler", "recorder", "sessions", "notifier", "executor"):
             await self.start_role(name)
-        self._spawn("undertaker", self._bring_back())
 
     async def start_role(self, name: str) -> None:
         """Start a role as a new process would: with nothing but its ports."""

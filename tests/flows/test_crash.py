@@ -12,7 +12,7 @@ from nsml.core.session import State
 
 SCRIPT = """
     import nsml, os
-    nsml.bind(save=lambda path: open(os.path.join(path, "w"), "w").write("x"))
+    nsml.bind(save=lambda path: open(os.path.join(path, "w"), "w").write("x" * 2_000_000))
     print("START", flush=True)
     nsml.report(summary=True, step=1, loss=1.0)
     nsml.save("one")
