@@ -11,6 +11,8 @@ class Weights:
     replaying the traces of a cluster of 6,212 GPUs (`benchmarks/openb.py`)."""
 
     fragments: float = 1.0  # GPU share that the usual requests could use before, and cannot after
+    stranded: float = 0.1  # GPUs left without the CPUs and memory that usually go with one
+    rest: float = 1.0  # what is left of a GPU of which a part was taken (whole ones leave nothing)
     left: float = 0.02  # each GPU left free on the node: fill nodes up before opening others
     scarce: float = 1.0  # a GPU of a model which others ask for by name
     local: float = 0.5  # 10 GiB of the session's data and environment being there already

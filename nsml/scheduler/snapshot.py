@@ -13,7 +13,7 @@ from nsml.scheduler.feasible import Ask, ask_of
 from nsml.scheduler.rank import Mix
 
 ENVIRONMENT_BYTES = 2 << 30  # what building an environment again is taken to cost, as bytes to fetch
-MOST_KINDS = 24  # of requests that the mix keeps apart; rarer ones change a score by little
+MOST_KINDS = 512  # of requests that the mix keeps apart; a large cluster sees a few hundred
 PRIOR: Mix = tuple((Ask(gpus=n), 1.0) for n in (1, 2, 4, 8))  # what to expect before anything was asked
 
 
