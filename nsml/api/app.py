@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from nsml.api import requests, routes
 from nsml.api.auth import authenticated
@@ -24,6 +25,14 @@ log = logging.getLogger("nsml.api")
 BACKLOG = 1024  # connections the kernel holds for us in a rush
 GRACE = 0.5  # seconds for answers under way when we stop; followers reconnect
 LINGER = 2.0  # seconds in which a refused upload is read on, so that its sender sees why
+
+
+class _Ours(logging.Filter):
+    """Leaves out what a stranger's broken request heads would fill the log with."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, HttpProcessingError)
 
 
 class Api:
@@ -101,8 +110,12 @@ class Api:
 
     def runner(self) -> web.AppRunner:
         """A runner that closes half requests and idle connections, and unpacks nothing."""
+        server = logging.getLogger("nsml.api.server")
+        if not server.filters:
+            server.addFilter(_Ours())
         return web.AppRunner(
             self.application(),
+            logger=server,
             access_log=None,
             keepalive_timeout=self.doors.idle,
             lingering_time=LINGER,

@@ -33,8 +33,8 @@ def add(app: web.Application) -> None:
             web.get("/v1/sessions", sessions),
             web.get(SESSION, one_session),
             web.get(SESSION + "/why", why),
-            web.get(SESSION + "/follow", follow),
-            web.get(SESSION + "/log", log),
+            web.get(SESSION + "/follow", follow, allow_head=False),
+            web.get(SESSION + "/log", log, allow_head=False),
             web.get(SESSION + "/plot", plot),
             web.get(SESSION + "/checkpoints", checkpoints),
             web.get(SESSION + "/output", output),
@@ -46,7 +46,7 @@ def add(app: web.Application) -> None:
             web.post("/v1/blobs/missing", blobs.missing),
             web.post("/v1/blobs/fetch", blobs.fetch),
             web.put("/v1/blobs/{digest}", blobs.put_one),
-            web.get("/v1/blobs/{digest}", blobs.get_one),
+            web.get("/v1/blobs/{digest}", blobs.get_one, allow_head=False),
         ]
     )
 

@@ -52,14 +52,14 @@ async def status(at: Desk, address: str) -> dict[str, Any]:
     lease = await at.store.load("lease/scheduler")
     body = (lease.body or {}) if lease else {}
     facts = await asyncio.to_thread(_facts, at.settings.home)
-    leader = str(body.get("holder") or "") or None
+    leader = None if body.get("released") else str(body.get("holder") or "") or None
     queued = counts.get(State.QUEUED.value, 0)
     return {
         "api": address,
         "pid": facts.get("pid", os.getpid()),
         "version": version(),
         "leader": leader,
-        "term": int(body.get("term") or 0),
+        "term": lease.term if lease else 0,
         "nodes": len(there),
         "gpus": sum(len(room.node.capacity.gpus) for room in there),
         "free_gpus": sum(len(room.free) for room in there),

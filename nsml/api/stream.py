@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import codecs
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -24,6 +25,9 @@ from nsml.core.summary import SUMMARY
 QUIET = 10.0  # seconds without a word: then one is sent, so that a dead connection is noticed
 LOOK_AGAIN = 1.0  # seconds until the state is read again though no bell rang: a message may have been dropped
 SOON = 0.02  # a message came before its bytes were recorded: they are there in a moment
+HOLD = (
+    0.6  # seconds until it is known which of a log's bytes were stderr: they are told in a batch of their own
+)
 PATIENCE = 30.0  # seconds to wait for bytes that were promised; then the log is as complete as it gets
 
 
@@ -116,43 +120,71 @@ class _Follower:
     def __init__(self, desk: Desk, out: Outflow, session: str, look: Look, rank: int) -> None:
         self._desk, self._out, self._session, self._look, self._rank = desk, out, session, look, rank
         self._first = True
+        self._sizes: deque[tuple[float, Place]] = deque()
 
     async def run(self, place: Place) -> None:
         moved = self._desk.clock.monotonic()
         with self._desk.live.watch(self._session) as bell:
             while session := await _still_there(self._desk, self._session):
                 found = await logs.parts(self._desk.streams, session, self._rank, place.part)
-                before, place = place, await self._send(found, place)
+                before, place = place, await self._send(session, found, place)
                 now = self._desk.clock.monotonic()
                 moved = now if place != before else moved
                 late = now - moved > PATIENCE
                 if place.part < len(found) - 1:
-                    if late or _is_whole(session, found[place.part].name, place.offset):
+                    if late or await self._is_sent(session, found, place):
                         place = Place(place.part + 1, 0)
                         continue
-                elif session.is_ended and (not found or late or self._is_sent(session, found, place)):
+                elif session.is_ended and (late or await self._is_sent(session, found, place)):
                     return
-                await self._wait(bell, session, found[place.part].name if found else "", place.offset)
+                await self._wait(bell, session, found, place)
 
-    async def _send(self, found: list[logs.Part], place: Place) -> Place:
+    async def _send(self, session: Session, found: list[logs.Part], place: Place) -> Place:
         if place.part >= len(found):
             return place
         part = found[place.part]
+        if not self._look.is_plain and not await self._is_known(session, found, place.part):
+            part = replace(part, size=self._aged(Place(place.part, part.size)))
         async for data in logs.shown(self._desk.streams, part, place.offset, self._look, self._first):
             await self._out.write(data)
             self._first = False
         return Place(place.part, max(place.offset, part.size))
 
-    def _is_sent(self, session: Session, found: list[logs.Part], place: Place) -> bool:
-        return _is_whole(session, found[-1].name, place.offset)
+    def _aged(self, reached: Place) -> int:
+        """How long this log was a moment ago: what of it was stderr is known only shortly after the bytes."""
+        now = self._desk.clock.monotonic()
+        self._sizes.append((now, reached))
+        aged = 0
+        while self._sizes and self._sizes[0][0] <= now - HOLD:
+            at = self._sizes[0][1]
+            aged = at.offset if at.part == reached.part else 0
+            if len(self._sizes) > 1 and self._sizes[1][0] > now - HOLD:
+                break
+            self._sizes.popleft()
+        return aged
 
-    async def _wait(self, bell: Bell, session: Session, stream: str, offset: int) -> None:
+    async def _is_known(self, session: Session, found: list[logs.Part], number: int) -> bool:
+        """Whether all is recorded that says what of this part was stderr."""
+        if number == len(found) - 1 and not session.is_ended:
+            return False
+        ranges = found[number].beside("log.err")
+        return _is_whole(session, ranges, await self._desk.streams.size(ranges))
+
+    async def _is_sent(self, session: Session, found: list[logs.Part], place: Place) -> bool:
+        if not found:
+            return True
+        part = found[place.part]
+        known = self._look.is_plain or await self._is_known(session, found, place.part)
+        return known and place.offset >= part.size and _is_whole(session, part.name, place.offset)
+
+    async def _wait(self, bell: Bell, session: Session, found: list[logs.Part], place: Place) -> None:
         if self._out.is_gone:
             raise ConnectionResetError("the reader left")
-        if bell.grown.get(stream, 0) > offset or session.is_ended:
+        part = found[place.part] if found else logs.Part("", 0)
+        if bell.grown.get(part.name, 0) > part.size or session.is_ended:
             await self._desk.clock.sleep(SOON)
         else:
-            await bell.within(LOOK_AGAIN)
+            await bell.within(HOLD if place.offset < part.size else LOOK_AGAIN)
 
 
 def _is_whole(session: Session, stream: str, size: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import struct
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from fakes import until
 
 from nsml.api import logs
+from nsml.core import catalogue as c
 
 
 async def read(office: Any, session: str, query: str = "") -> bytes:
@@ -196,6 +198,23 @@ async def test_following_waits_for_bytes_that_were_told_of_but_are_not_recorded_
     assert not reading.done(), "it ended though five bytes are still to come"
     await office.streams.append(f"log/{session}/1", 6, b"late\n")
     assert await asyncio.wait_for(reading, 10) == b"early\nlate\n"
+
+
+async def test_following_in_colours_waits_until_it_is_known_what_was_stderr(office: Any) -> None:
+    session = await started(office)
+    stream, ranges = f"log/{session}/1", f"log.err/{session}/1"
+    reading = asyncio.create_task(read(office, session, "?follow=1&color=1"))
+    await until(lambda: session in office.api.live._bells)
+    for i in range(3):  # the bytes come first, what they were a moment later
+        at = 8 * i
+        await office.streams.append(stream, at, b"out\nerr\n")
+        await office.tell(c.LogGrew(session=session, stream=stream, offset=at, data=b"out\nerr\n"))
+        await asyncio.sleep(0.3)
+        pair = struct.pack("<QQ", at + 4, at + 8)
+        await office.streams.append(ranges, 16 * i, pair)
+        await office.tell(c.LogGrew(session=session, stream=ranges, offset=16 * i, data=pair))
+    await office.exit(session, streams=((stream, 24), (ranges, 48)))
+    assert await asyncio.wait_for(reading, 10) == b"out\n\x1b[31merr\n\x1b[0m" * 3
 
 
 async def test_following_an_ended_or_removed_session_ends(office: Any) -> None:

@@ -273,7 +273,7 @@ async def test_status_counts_and_warns(office: Any) -> None:
     assert set(fixed.split()) <= set(data) and data["api"] == office.base
     assert any("No scheduler leads" in w for w in data["warnings"]) and data["leader"] is None
     await office.store.commit(
-        Document(key="lease/scheduler", body={"holder": "host/7", "term": 3}, version=1)
+        Document(key="lease/scheduler", body={"holder": "host/7", "released": False}, version=1, term=3)
     )
     facts = {"pid": 77, "roles": ["api", "scheduler"]}
     (office.settings.home / "platform.json").write_text(json.dumps(facts))
