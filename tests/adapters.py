@@ -11,7 +11,8 @@ from pathlib import Path
 
 from nsml.bus.memory import MemoryBus
 from nsml.clock import SystemClock
-from nsml.core.ports import Blobs, Bus, Clock, GpuProbe, Mailer, Store, Streams
+from nsml.core.ports import Blobs, Bus, Clock, Executor, GpuProbe, Mailer, Store, Streams
+from nsml.executor.process import ProcessExecutor
 from nsml.monitor.static import StaticProbe
 from nsml.notify.maildir import MaildirMailer
 from nsml.store.blobs import ObjectBlobs
@@ -29,6 +30,9 @@ STREAMS: Mapping[str, Callable[[Path], Streams]] = {
 }
 BLOBS: Mapping[str, Callable[[Path], Blobs]] = {
     "file": lambda folder: ObjectBlobs(f"file:{folder / 'blobs'}"),
+}
+EXECUTORS: Mapping[str, Callable[[Path], Executor]] = {
+    "process": lambda folder: ProcessExecutor(folder / "attempts", SystemClock()),
 }
 CLOCKS: Mapping[str, Callable[[Path], Clock]] = {
     "system": lambda folder: SystemClock(),
