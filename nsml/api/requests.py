@@ -1,4 +1,4 @@
-"""Which session a run request was given, so that its repeats find that one, at once or a month later."""
+"""Which session a run request was given, so that its repeats find that one, at once or days later."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nsml.core.errors import Conflict, Refused
 from nsml.core.ports import Clock, Store
 from nsml.core.subject import Document
 
-KEPT = 30 * 86400.0  # seconds; as long as a removed session's name is kept
+KEPT = 3 * 86400.0  # seconds; a client that repeats itself does so within minutes, a weekend at most
 EVERY = 3600.0
 AT_ONCE = 1000
 
