@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from nsml.core.resources import Slot
-from nsml.scheduler.feasible import Ask, Space, fits, is_model, space_of
+from nsml.scheduler.feasible import WHOLE, Ask, Space, fits, is_model, space_of
 from nsml.scheduler.rank import Rank
 from nsml.scheduler.snapshot import Host, Waiting
 
@@ -50,7 +50,8 @@ class Floor:
     def __init__(self, hosts: Iterable[Host], rank: Rank, wanted: Collection[str] = ()) -> None:
         self._rank = rank
         self._wanted = frozenset(wanted)
-        self._gpus: dict[str, Gpus] = {}
+        self._hosts: dict[str, Host] = {}
+        self._gpus: dict[str, Gpus] = {}  # of nodes from which something was taken
         self._look: dict[str, Look] = {}
         self._place: dict[str, int] = {}
         self._buckets: dict[Look, list[str]] = {}
@@ -61,9 +62,9 @@ class Floor:
                 self._open(host)
 
     def _open(self, host: Host) -> None:
-        self._gpus[host.id] = [(index, model, 1000) for index, model in host.gpus]
+        self._hosts[host.id] = host
         near = tuple(sorted(self._wanted & host.cached)) if self._wanted else ()
-        self._put(host.id, Look(space_of([(m, 1000) for _, m in host.gpus], host.cpus, host.memory), near))
+        self._put(host.id, Look(space_of([(m, WHOLE) for _, m in host.gpus], host.cpus, host.memory), near))
 
     # -- what is there ---------------------------------------------------------------------------------
     def __contains__(self, node: str) -> bool:
@@ -71,10 +72,6 @@ class Floor:
 
     def space(self, node: str) -> Space:
         return self._look[node].space
-
-    def gpus(self, node: str) -> Gpus:
-        """The free GPUs of *node*: (index, model, free share)."""
-        return self._gpus[node]
 
     def spaces(self) -> dict[Space, int]:
         """How many nodes have each space."""
@@ -118,7 +115,7 @@ class Floor:
         look = self._look[node]
         held: Gpus = []
         rest: Gpus = []
-        for gpu in self._gpus[node]:
+        for gpu in self._free(node):
             wanted = gpu[2] >= ask.share and (not ask.model or is_model(gpu[1], ask.model))
             (held if wanted and len(held) < ask.gpus else rest).append(gpu)
         cpus = min(ask.cpus, max(look.space.cpus, 0))
@@ -170,7 +167,7 @@ class Floor:
         like = [(space.models[i], space.shares[i]) for i in way]
         taken: list[int] = []
         kept: Gpus = []
-        for index, model, free in self._gpus[node]:
+        for index, model, free in self._free(node):
             if (model, free) in like:
                 like.remove((model, free))
                 taken.append(index)
@@ -180,8 +177,12 @@ class Floor:
         self._gpus[node] = kept
         return tuple(taken)
 
+    def _free(self, node: str) -> Gpus:
+        known = self._gpus.get(node)
+        return [(i, model, WHOLE) for i, model in self._hosts[node].gpus] if known is None else known
+
     def _after(self, node: str, space: Space, ask: Ask) -> Space:
-        return space_of(_kinds(self._gpus[node]), space.cpus - ask.cpus, space.memory - ask.memory)
+        return space_of(_kinds(self._free(node)), space.cpus - ask.cpus, space.memory - ask.memory)
 
     def _put(self, node: str, look: Look) -> None:
         bucket = self._buckets.get(look)
