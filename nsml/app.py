@@ -154,7 +154,7 @@ def _services(s: Settings, roles: Sequence[str], ports: Ports) -> list[tuple[str
         made.append(("recorder", recorder(ports.streams, ports.bus, ports.clock)))
         made.append(("sessions", sessions(ports.store, ports.bus, ports.clock)))
     if "notifier" in roles:
-        mailing = _class("nsml.notify.rules", "Mailing")()
+        mailing = _class("nsml.notify.rules", "Mailing")(operator=s.user)
         notifier = _class("nsml.notify.service", "Notifier")
         made.append(("notifier", notifier(mailing, ports.store, ports.bus, ports.mailer, ports.clock)))
     made.extend(_node(s, roles, ports))

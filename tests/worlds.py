@@ -287,7 +287,7 @@ async def a_world(
     **changes: Any,
 ) -> AsyncIterator[World]:
     """A started platform in *home*; checked and closed at the end."""
-    world = World(home, Failpoint(kill_at, skip), **changes)
+    world = World(home, Failpoint(skip=skip), **changes)
     roles = ("scheduler", "executor", "monitor", "notifier")
     async with app.open_ports(world.settings, roles, SystemClock()) as ports:
         if twice or shuffled:
@@ -297,6 +297,7 @@ async def a_world(
         async with world.stack:
             try:
                 await world.start()
+                world.failpoint.step = kill_at
                 yield world
                 await settled(world)
                 await check_world(world)

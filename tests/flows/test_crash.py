@@ -16,7 +16,7 @@ SCRIPT = """
     print("START", flush=True)
     nsml.report(summary=True, step=1, loss=1.0)
     nsml.save("one")
-    open("made.txt", "w").write("made")
+    open("made.bin", "wb").write(bytes(3 << 20))
     print("END")
 """
 
