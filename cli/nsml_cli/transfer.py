@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
-from nsml.core.errors import BadInput, Damaged, NsmlError, Refused
-from nsml.core.ids import printable
+from nsml.core.errors import BadInput, Damaged, Refused
 from nsml.core.plain import restore
 from nsml.core.resources import size
 from nsml.core.tree import File, Tree, checked
 from nsml_cli import pack
+from nsml_cli.below import Below, exactly
 from nsml_cli.client import Client
 from nsml_cli.shell import Shell
 
@@ -205,7 +204,7 @@ def new_folder(target: Path, force: bool, *, erase: bool = False) -> Path:
 
 def fetch(shell: Shell, files: Sequence[File], target: Path) -> None:
     """Lay *files* (of a checked tree) below *target*; each is verified before it takes its name."""
-    into = _Below(target)
+    into = Below(target)
     for file in files:
         into.parent(file.path)
     wanted: dict[str, list[File]] = {}
@@ -219,11 +218,11 @@ def fetch(shell: Shell, files: Sequence[File], target: Path) -> None:
 
 
 def _fetch(
-    api: Client, batch: Sequence[File], wanted: dict[str, list[File]], into: _Below, progress: Progress
+    api: Client, batch: Sequence[File], wanted: dict[str, list[File]], into: Below, progress: Progress
 ) -> None:
     if batch[0].bytes > PACK_BYTES:
         with api.open("GET", f"/v1/blobs/{batch[0].sha256}") as response:
-            into.lay(wanted[batch[0].sha256], response, batch[0].bytes, progress)
+            into.lay(wanted[batch[0].sha256], response, batch[0].bytes, progress.add)
         return
     body = _asking(batch)
     with api.open("POST", "/v1/blobs/fetch", body, "application/json") as response:
@@ -231,7 +230,7 @@ def _fetch(
             digest, length = _head(response)
             if digest not in wanted or length != wanted[digest][0].bytes:
                 raise Damaged("The platform sent a file that was not asked for.")
-            into.lay(wanted[digest], response, length, progress)
+            into.lay(wanted[digest], response, length, progress.add)
         response.read()
 
 
@@ -242,72 +241,5 @@ def _asking(batch: Sequence[File]) -> bytes:
 
 
 def _head(response: IO[bytes]) -> tuple[str, int]:
-    head = _exactly(response, 40)
+    head = exactly(response, 40)
     return head[:32].hex(), int.from_bytes(head[32:], "little")
-
-
-def _exactly(response: IO[bytes], count: int) -> bytes:
-    got = b""
-    while len(got) < count:
-        more = response.read(count - len(got))
-        if not more:
-            raise NsmlError("The connection broke before everything had come.", hint="Type it again with -f.")
-        got += more
-    return got
-
-
-class _Below:
-    """Writes files below a folder, never through a link that lies in it."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = str(root)
-        self._known: set[str] = {""}
-
-    def parent(self, path: str) -> None:
-        """Make the folders above *path*."""
-        folder = path.rpartition("/")[0]
-        if folder in self._known:
-            return
-        self.parent(folder)
-        place = f"{self._root}/{folder}"
-        try:
-            Path(place).mkdir()
-        except FileExistsError:
-            if not stat.S_ISDIR(os.lstat(place).st_mode):
-                raise Refused(f"{printable(place)} is there already and is no folder.") from None
-        self._known.add(folder)
-
-    def lay(self, copies: Sequence[File], source: IO[bytes], length: int, progress: Progress) -> None:
-        """Write *length* bytes of *source* as each of *copies*, once their digest is right."""
-        part = f"{self._root}/.nsml-{copies[0].sha256[:32]}.part"
-        made = hashlib.sha256()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-        with os.fdopen(os.open(part, flags, 0o666), "wb") as file:
-            while length:
-                chunk = _exactly(source, min(length, CHUNK))
-                made.update(chunk)
-                file.write(chunk)
-                progress.add(len(chunk))
-                length -= len(chunk)
-        if made.hexdigest() != copies[0].sha256:
-            Path(part).unlink()
-            raise Damaged(f"{printable(copies[0].path)} came back changed: its digest is another.")
-        for copy in copies[1:]:
-            self._copy(part, copy)
-        Path(part).replace(self._place(copies[0]))  # takes the place of a link, does not follow it
-        self._mark(copies[0])
-
-    def _copy(self, part: str, file: File) -> None:
-        place = self._place(file)
-        if os.path.lexists(place):
-            Path(place).unlink()
-        shutil.copyfile(part, place, follow_symlinks=False)
-        self._mark(file)
-
-    def _place(self, file: File) -> str:
-        return f"{self._root}/{file.path}"
-
-    def _mark(self, file: File) -> None:
-        if file.executable:
-            place = Path(self._place(file))
-            place.chmod(place.stat().st_mode | 0o111)
