@@ -222,23 +222,28 @@ class _Life:
     async def run(self) -> None:
         ended = math.inf
         with self._desk.live.watch(self._session) as bell:
-            while session := await _still_there(self._desk, self._session):
+            while True:
+                document = await self._desk.store.load(SESSION.key(self._session))
+                session = document.value(SESSION) if document else None
+                if document is None or session is None or session.state is State.REMOVED:
+                    return await self._tell_removed(session)
                 await self._tell_builds(session)
-                await self._tell_row(session)
+                await self._tell_row(session, document.version)
                 now = self._desk.clock.monotonic()
                 ended = min(ended, now) if session.is_ended else math.inf
                 if session.is_ended and (now - ended > PATIENCE or await self._is_recorded(session)):
                     await self._tell_builds(session)
                     return await self._out.tell("end", await self._row(session))
                 await self._wait(bell, session)
-        await self._tell_removed()
 
     async def _row(self, session: Session) -> dict[str, Any]:
         return await queries.one_row(self._desk.store, session, self._desk.clock.now())
 
-    async def _tell_row(self, session: Session) -> None:
-        """Tell the row when anything in it changed but the seconds that pass."""
-        seen = await self._versions(session)
+    async def _tell_row(self, session: Session, version: int) -> None:
+        """Tell the row when anything in it changed but the seconds that pass. Whether anything can have is
+        seen by the versions of what it is made of: to look at those is cheap, to make a row is not."""
+        line = await self._version("queue/main") if session.state is State.QUEUED else 0
+        seen = (version, await self._version(SUMMARY.key(session.id)), line)
         if seen == self._seen:
             return
         self._seen, row = seen, await self._row(session)
@@ -247,13 +252,9 @@ class _Life:
             self._told = now
             await self._speak("session", row)
 
-    async def _versions(self, session: Session) -> tuple[int, ...]:
-        """The versions of all that a row is made of: to look at them is cheap, to make a row is not."""
-        keys = [SESSION.key(session.id), SUMMARY.key(session.id)]
-        if session.state is State.QUEUED:
-            keys.append("queue/main")
-        documents = [await self._desk.store.load(key) for key in keys]
-        return tuple(document.version if document else 0 for document in documents)
+    async def _version(self, key: str) -> int:
+        document = await self._desk.store.load(key)
+        return document.version if document else 0
 
     async def _tell_builds(self, session: Session) -> None:
         if not session.attempt:
@@ -262,9 +263,7 @@ class _Life:
         while text := await build.more(self._desk):
             await self._speak("build", {"text": text, "attempt": session.attempt})
 
-    async def _tell_removed(self) -> None:
-        document = await self._desk.store.load(SESSION.key(self._session))
-        gone = document.value(SESSION) if document else None
+    async def _tell_removed(self, gone: Session | None) -> None:
         last = {
             "session": self._session,
             "status": "removed",
