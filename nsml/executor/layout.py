@@ -57,7 +57,9 @@ async def lay(
     *progress* hears what takes long, *ship* is called while the build talks. Raises `NotBuilt`, another
     `NsmlError`, or OSError.
     """
-    await asyncio.to_thread(_empty, folder)
+    if (folder / "spool").exists():
+        await asyncio.to_thread(_empty, folder)
+    (folder / "spool").mkdir()
     run = kept.spec.run
     await trees.lay(node.blobs, await trees.read(node.blobs, run.code), folder / "app")
     mounts = await _datasets(node, kept, folder, held, progress)
@@ -89,7 +91,6 @@ def _empty(folder: Path) -> None:
         remove(folder / name)
     for name in ("log", "build", "environment"):
         (folder / name).unlink(missing_ok=True)
-    (folder / "spool").mkdir()
 
 
 async def _datasets(

@@ -36,11 +36,11 @@ async def read(blobs: Blobs, digest: str) -> Tree:
 
 async def lay(blobs: Blobs, tree: Tree, folder: Path, *, shared: bool = False) -> None:
     """Put the files of *tree* into the new *folder*; *shared* ones are read-only and may be hard links."""
-    await asyncio.to_thread(_make_folders, tree, folder)
     local = getattr(blobs, "path", None)
     if local is not None:
-        await asyncio.to_thread(_lay_local, local, tree.files, folder, shared)
+        await asyncio.to_thread(_lay_local, local, tree, folder, shared)
     else:
+        await asyncio.to_thread(_make_folders, tree, folder)
         await _several(_fetch(blobs, file, folder / file.path, shared) for file in tree.files)
     if shared:
         await asyncio.to_thread(_close_folders, folder)
@@ -79,16 +79,23 @@ def regular_files(folder: Path, most_files: int, most_bytes: int) -> list[Path]:
 def walk(folder: Path) -> Iterator[Path]:
     """The files below *folder* that a tree can hold: no devices, pipes, links out, or impossible names."""
     inside = folder.resolve()
-    for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if _can_be_named(name)]
-        for name in names:
-            path = Path(root, name)
-            if not _can_be_named(name):
-                continue
-            with suppress(OSError):
-                real = path.resolve(strict=True)
-                if real.is_file() and (real == path or real.is_relative_to(inside)):
-                    yield path
+    waiting = [str(folder)]
+    while waiting:
+        with suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if not _can_be_named(entry.name):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif entry.is_file(follow_symlinks=False) or _leads_inside(Path(entry.path), inside):
+                    yield Path(entry.path)
+
+
+def _leads_inside(link: Path, inside: Path) -> bool:
+    with suppress(OSError, RuntimeError):  # it leads nowhere, or in circles
+        real = link.resolve(strict=True)
+        return real.is_file() and real.is_relative_to(inside)
+    return False
 
 
 def _can_be_named(name: str) -> bool:
@@ -106,8 +113,9 @@ def _make_folders(tree: Tree, folder: Path) -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
 
 
-def _lay_local(local: Any, files: Iterable[File], folder: Path, shared: bool) -> None:
-    for file in files:
+def _lay_local(local: Any, tree: Tree, folder: Path, shared: bool) -> None:
+    _make_folders(tree, folder)
+    for file in tree.files:
         source = local(file.sha256)
         if source is None:
             raise NotFound(f"The content of {file.path} is not stored any more.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from typing import Any
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -29,6 +30,7 @@ def is_alive(who: dict[str, Any]) -> bool:
     return bool(who["boot"] == boot() and start_time(who["pid"]) == who["start"] is not None)
 
 
+@lru_cache(maxsize=1)
 def boot() -> str:
     """The id of this boot of the machine."""
     with open(BOOT) as file:
