@@ -118,8 +118,7 @@ def _unpacked(data: bytes) -> Iterator[bytes]:
 def fake_platform() -> Iterator[FakePlatform]:
     """A fake platform that listens on loopback."""
     platform = FakePlatform()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(platform))
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), _handler(platform))
     platform.base = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
@@ -129,6 +128,13 @@ def fake_platform() -> Iterator[FakePlatform]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that leaves is part of some tests; what it should have seen is asserted on its side."""
 
 
 def _handler(platform: FakePlatform) -> type[BaseHTTPRequestHandler]:

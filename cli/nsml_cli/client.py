@@ -148,6 +148,10 @@ class Client:
             connection.close()
             self._mine.connection = None
 
+    def close(self) -> None:
+        """Give this thread's connection back, so that a platform that ends need not wait for it."""
+        self._forget()
+
     # -- sessions and datasets by name --------------------------------------------------------------
     def session(self, text: str) -> str:
         """The full name of the session that *text* (`alice/mnist/12`, `mnist/12` or `12`) means."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from nsml.core.errors import NsmlError
+from nsml.core.errors import NsmlError, Unavailable
 from nsml_cli import errors, loader
 from nsml_cli.loader import Entry, LazyGroup
 
@@ -116,6 +116,10 @@ def _tell(error: Exception, words: Sequence[str]) -> int:
         hint = f"'{context.command_path} --help' shows how it is used." if context else ""
         errors.tell("usage", error.format_message(), hint, as_json)
         return errors.USAGE
+    if _is_lost(error):
+        return errors.tell_error(
+            Unavailable("The connection to the platform broke.", hint="Type it again."), as_json
+        )
     if isinstance(error, OSError):
         errors.tell("error", _words(error), "", as_json)
         return 1
@@ -123,6 +127,12 @@ def _tell(error: Exception, words: Sequence[str]) -> int:
         "error", f"{type(error).__name__}: {error}", "Type it again with --debug to see where.", as_json
     )
     return 1
+
+
+def _is_lost(error: Exception) -> bool:
+    from http.client import HTTPException
+
+    return isinstance(error, ConnectionError | TimeoutError | HTTPException)
 
 
 def _words(error: OSError) -> str:

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,11 +34,15 @@ class Found:
     executable: bool
 
 
-def walk(root: Path, ignore: Ignore | None, warn: Warn) -> list[Found]:
-    """The regular files below *root*, by path. Links that lead out of it, sockets, FIFOs and devices are
-    skipped with a word; links to what is inside are taken as what they point to."""
+def walk(root: Path, ignore: Ignore | None, warn: Warn, most: int | None = None) -> list[Found]:
+    """The regular files below *root*, by path; with *most* it stops at the first one beyond that number.
+
+    Links that lead out of it, sockets, FIFOs and devices are skipped with a word; links to what is inside are
+    taken as what they point to.
+    """
     real = os.path.realpath(root)
-    found = list(_folder(real, "", (real,), ignore, _Outside(real, warn)))
+    files = _folder(real, "", (real,), ignore, _Outside(real, warn))
+    found = list(files if most is None else islice(files, most + 1))
     found.sort(key=lambda file: file.path)
     return found
 
@@ -110,13 +115,11 @@ def _check_name(path: str) -> None:
 
 def code(root: Path, most_files: int, most_bytes: int, warn: Warn) -> list[Found]:
     """The files of *root* that a run sends. Raises `TooLarge` over the limits, as the original did."""
-    found = walk(root, Ignore(ignore_lines(root)), warn)
+    found = walk(root, Ignore(ignore_lines(root)), warn, most_files)
     total = sum(file.bytes for file in found)
     hint = f"Leave files out with {FILE}, or push data as a dataset: 'nsml dataset push NAME PATH'."
     if len(found) > most_files:
-        raise TooLarge(
-            f"{root}: total number of files cannot exceed {most_files}, here are {len(found)}.", hint=hint
-        )
+        raise TooLarge(f"{root} has more: total number of files cannot exceed {most_files}.", hint=hint)
     if total > most_bytes:
         largest = max(found, key=lambda file: file.bytes)
         raise TooLarge(

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from nsml_cli import local
+
 
 class Home:
     """A home of its own, and commands typed in it."""
@@ -67,3 +69,20 @@ def test_a_platform_that_cannot_start_says_why(home: Home) -> None:
 
 def test_up_refuses_unknown_roles(home: Home) -> None:
     assert home("up", "--detach", "--roles", "api,cook").returncode == 2
+
+
+def test_a_process_that_nobody_has_buried_is_not_alive() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not local._is_alive(child.pid)
+    child.wait()
+    assert not local._is_alive(child.pid) and local._is_alive(os.getpid())
+
+
+def test_down_all_stops_the_sessions(home: Home) -> None:
+    (home.path / "main.py").write_text("import time\ntime.sleep(60)\n")
+    session = json.loads(home("run", "-g", "0", "--json").stdout)["session"]
+    done = home("down", "--all")
+    assert done.returncode == 0 and f"{session}: stopping" in done.stderr
+    rows = json.loads(home("ps", "-a", "--json").stdout)
+    assert [(row["session"], row["status"]) for row in rows] == [(session, "stopped")]

@@ -134,6 +134,12 @@ def test_a_server_that_is_away_is_111(nsml: Typing, monkeypatch: pytest.MonkeyPa
     assert done.code == 111 and "127.0.0.1:9" in done.err
 
 
+def test_an_answer_that_breaks_off_is_111(nsml: Typing, platform: FakePlatform) -> None:
+    platform.answers["/v1/sessions/a/b/1/log"] = Answer(chunks=[b"half"], breaks=True)
+    done = nsml("logs", "a/b/1")
+    assert done.code == 111 and "broke" in done.err
+
+
 def test_tracebacks_are_for_debug_only(nsml: Typing, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(words: list[str]) -> None:
         raise RuntimeError("a bug")

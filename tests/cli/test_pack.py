@@ -126,6 +126,18 @@ def test_code_over_the_limits_is_refused_with_what_is_too_much(tmp_path: Path, s
     assert [f.path for f in pack.code(tmp_path, 4, 20, said.append)] == ["0.py", "1.py", "2.py"]
 
 
+def test_a_folder_far_over_the_limit_is_not_read_to_its_end(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(50):
+        (tmp_path / f"{number}.py").write_text("")
+    looked = []
+    monkeypatch.setattr(pack, "_check_name", looked.append)
+    with pytest.raises(TooLarge):
+        pack.code(tmp_path, 4, 20, said.append)
+    assert len(looked) == 5
+
+
 def test_large_code_is_a_warning(tmp_path: Path, said: list[str]) -> None:
     with (tmp_path / "big").open("wb") as file:
         file.truncate(11 << 20)

@@ -158,7 +158,10 @@ def _packed(shell: Shell, folder: Path, file: str, quiet: bool) -> list[pack.Fou
     limits = settings.load()
     found = pack.code(folder, limits.upload_files, limits.upload_bytes, shell.say)
     if not any(one.path == file for one in found):
-        raise BadInput(f"{ignore.FILE} keeps the entry file {file} out.", hint=f"Add a line '!{file}' to it.")
+        raise BadInput(
+            f"The entry file {file} is not among what is sent: it is ignored, or a link out of its folder.",
+            hint=f"A line '!{file}' in {ignore.FILE} brings back what is ignored.",
+        )
     if not quiet:
         shell.say(
             f"Packed {render.count(len(found), 'file')}, {render.size(sum(one.bytes for one in found))}"

@@ -88,10 +88,14 @@ def _api() -> Client | None:
 def _running() -> int:
     """How many sessions hold resources; 0 when the platform does not say."""
     api = _api()
+    if api is None:
+        return 0
     try:
-        return int(api.get("/v1/status")["running"]) if api else 0
+        return int(api.get("/v1/status")["running"])
     except NsmlError:
         return 0  # it is to be ended because it does not answer, perhaps
+    finally:
+        api.close()
 
 
 def _stop_all(shell: Shell) -> int:
@@ -111,6 +115,7 @@ def _stop_all(shell: Shell) -> int:
                 f"{len(rows)} sessions do not end.", hint="See 'nsml ps', 'nsml rm -f SESSION'."
             )
         time.sleep(0.1)
+    api.close()
     return 0
 
 
