@@ -74,7 +74,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     print(
-        f"{'nodes':>7} {'sessions':>9} {'placed':>8} {'GPUs given':>11} {'placements/s':>13} {'µs each':>8} {'to 1,000':>10}"
+        f"{'nodes':>7} {'sessions':>9} {'placed':>8} {'GPUs given':>11} "
+        f"{'placements/s':>13} {'µs each':>8} {'to 1,000':>10}"
     )
     clusters = {int(nodes): cluster(int(nodes)) for nodes in options.nodes.split(",")}
     gc.freeze()  # what is asked for is older than the plan, as in a scheduler that has run for a while

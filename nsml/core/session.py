@@ -115,10 +115,10 @@ def _absent(message: Message) -> None:
 def _no_rule(session: Session, message: Message) -> None:
     if message.form != "cmd":
         return
-    if session.state is State.REMOVED:
-        raise NotFound(f"The session {session.id} was removed.", hint="See 'nsml ps -a'.")
     if isinstance(message, c.RunSession):
         return  # a late copy of the message that made it
+    if session.state is State.REMOVED:
+        raise NotFound(f"The session {session.id} was removed.", hint="See 'nsml ps -a'.")
     verb, hint = _REFUSALS.get(type(message), ("changed", "nsml ps -a"))
     raise Refused(
         f"{session.id} is {session.state}: it cannot be {verb}.",
@@ -227,7 +227,7 @@ def _turn_away(session: Session, message: c.TurnAwaySession, envelope: Envelope)
 
 # -- holding resources ---------------------------------------------------------------------------------
 def _started(session: Session, message: c.AttemptStarted, envelope: Envelope) -> Change[Session] | None:
-    if message.rank in session.up:
+    if message.rank in session.up or message.rank >= len(session.slots):
         return None
     up = (*session.up, message.rank)
     if len(up) < len(session.slots):
@@ -254,7 +254,9 @@ def _progressed(session: Session, message: c.AttemptProgressed, envelope: Envelo
     return Change(replace(session, phase=message.phase, detail=message.detail), ((told, ""),))
 
 
-def _rejected(session: Session, message: c.AttemptRejected, envelope: Envelope) -> Change[Session]:
+def _rejected(session: Session, message: c.AttemptRejected, envelope: Envelope) -> Change[Session] | None:
+    if message.rank not in session.left:
+        return None
     session = replace(session, reason=message.reason)
     return _without(session, envelope, message.rank, then=State.QUEUED)
 

@@ -30,15 +30,19 @@ class Line:
         self._levels: dict[int, list[Waiting]] = defaultdict(list)
         for waiting in snapshot.waiting:
             self._levels[waiting.priority].append(waiting)
-        self._due_before = snapshot.now - policy.patience if self._lane_is_open(snapshot) else float("-inf")
+        self._now = snapshot.now
+        self._had_waited = [(h.waited, h.ask.gpus * len(h.slots)) for h in snapshot.holders]
+        self._gpus = sum([len(host.capacity.gpus) for host in snapshot.hosts])
 
-    def _lane_is_open(self, snapshot: Snapshot) -> bool:
-        held = sum(
-            holder.ask.gpus * len(holder.slots)
-            for holder in snapshot.holders
-            if holder.waited > self._policy.patience
-        )
-        return held <= self._policy.lane * sum(len(host.capacity.gpus) for host in snapshot.hosts)
+    def _is_due(self, session: Waiting) -> bool:
+        """Whether it is *session*'s turn whatever others ask for: it has waited long, and those who had waited
+        at least half as long hold no more than the lane. So the longest wait cannot grow without bound, and a
+        queue that is long for all does not become one in the order of arrival."""
+        waited = self._now - session.queued
+        if waited <= self._policy.patience:
+            return False
+        held = sum([gpus for had_waited, gpus in self._had_waited if had_waited >= waited / 2])
+        return held <= self._policy.lane * self._gpus
 
     def charge(self, session: Waiting) -> None:
         """*session* was placed: its owner's share grows."""
@@ -48,7 +52,7 @@ class Line:
         for priority in sorted(self._levels, reverse=True):
             level = self._levels[priority]
             due = min(level, key=_age)
-            if due.queued <= self._due_before:
+            if self._is_due(due):
                 yield due
                 level = [s for s in level if s is not due]
             yield from self._by_share(level)

@@ -23,8 +23,8 @@ class Fairness:
     """Who is served first among sessions of one priority."""
 
     size: float = 16.0  # a GPU asked for counts as much as 16 in use: short lines first (Philly trace)
-    patience: float = 4 * 3600.0  # seconds; who waited longer is due, in the order of arrival …
-    lane: float = 0.1  # … while sessions that had been due hold less than this part of all GPUs
+    patience: float = 3600.0  # seconds; who waited longest, and longer than that, may be due …
+    lane: float = 0.1  # … if sessions that had waited half as long hold at most this part of all GPUs
     half_life: float = 6 * 3600.0  # seconds in which what an owner used before counts half
 
 
