@@ -29,9 +29,7 @@ def main() -> None:
         before, _ = used(platform)
         time.sleep(SECONDS)
         after, memory = used(platform)
-    print(
-        f"{(after - before) / SECONDS:.2%} of a core (aim: 0.5 %), {memory:.0f} MiB resident (aim: 120)"
-    )
+    print(f"{(after - before) / SECONDS:.2%} of a core (aim: 0.5 %), {memory:.0f} MiB resident (aim: 120)")
 
 
 if __name__ == "__main__":
