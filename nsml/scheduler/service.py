@@ -160,7 +160,8 @@ class Handlers:
         """Pass a question on to where the session runs; the node answers."""
         message = envelope.body
         assert isinstance(message, c.AskSession)
-        session = self._books.session(message.session)
+        document = await self._books.store.load(SESSION.key(message.session))
+        session = document.value(SESSION) if document else None
         if session is None or session.state is not State.RUNNING:
             raise NotRunning(
                 f"{message.session} does not run.", hint=f"See 'nsml ps -a' and 'nsml why {message.session}'."
