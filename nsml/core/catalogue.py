@@ -323,7 +323,8 @@ class AttemptProgressed(Message):
 
 @event("attempt.exited", by={"node"})
 class AttemptExited(Message):
-    """A rank ended. `cause`: "" (by itself), oom, time, environment, disk, processes, stopped, killed.
+    """A rank ended. `cause`: "" (by itself), oom, time, environment, disk, processes, stopped, killed,
+    error (it could not be laid out), lost (the machine restarted under it).
 
     `code` is the program's exit code (128 + signal when killed; None when it never ran), `seconds` its run time,
     `tail` the last lines of its log, `output` the tree digest of the files it produced. Its streams are

@@ -267,6 +267,11 @@ def _exited(session: Session, message: c.AttemptExited, envelope: Envelope) -> C
     session = _with_output(session, message)
     if message.code == 0 and not message.cause:
         return _without(session, envelope, message.rank, then=None)
+    if message.cause == "lost":  # the machine restarted under it: the platform's loss, not the code's failure
+        lost = c.AttemptLost(
+            session=session.id, attempt=session.attempt, node=message.node, reason=message.reason
+        )
+        return _lost(session, lost, envelope)
     reason = _why(session, message)
     if len(session.slots) > 1:
         reason = f"rank {message.rank} on {message.node}: {reason}"

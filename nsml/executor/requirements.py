@@ -39,10 +39,11 @@ class Wanted:
 def wanted(files: Mapping[str, str], image: str = "") -> Wanted:
     """What the code whose text *files* these are asks for; *image* was asked for on the command line."""
     setup, requirements = files.get("setup.py", ""), files.get("requirements.txt", "")
+    does_something = any(line.strip() and not line.lstrip().startswith("#") for line in setup.splitlines())
     lines = _lines("requirements.txt", files, ())
     return Wanted(
         image=image or image_line(setup) or image_line(requirements),
-        setup=setup,
+        setup=setup if does_something else "",
         requirements=tuple(line for line in lines if not line.startswith("-") or _is_editable(line)),
         options=tuple(line for line in lines if line.startswith("-") and not _is_editable(line)),
         packages=tuple(_clean(files.get("nsml_package.txt", ""))),

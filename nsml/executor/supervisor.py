@@ -6,7 +6,7 @@ import asyncio
 import errno
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,8 +53,7 @@ class Supervisor:
     async def run(self) -> None:
         """Live this attempt from wherever its folder says it is, and tell how it ended."""
         self.phase = attempt.phase_of({path.name for path in self._folder.iterdir()})
-        if (self._folder / "stop").exists():
-            self._stopping.set()
+        self._remember_stop()
         if self.phase is Phase.ENDED:
             self._ended = restore(AttemptExited, orjson.loads((self._folder / "ended.json").read_bytes()))
         else:
@@ -69,6 +68,12 @@ class Supervisor:
         layout.write(self._folder / "stop", str(grace).encode())
         self._grace = grace
         self._stopping.set()
+
+    def _remember_stop(self) -> None:
+        """A wish to stop that came before a restart."""
+        with suppress(FileNotFoundError, ValueError):
+            self._grace = float((self._folder / "stop").read_text())
+            self._stopping.set()
 
     async def repeat(self) -> None:
         """Tell again what was told last."""
@@ -101,13 +106,15 @@ class Supervisor:
         stopping = asyncio.create_task(self._stopping.wait(), name=f"stop of {self.kept.id}")
         try:
             await asyncio.wait({preparing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if not preparing.done():
-                return Exit(code=None, cause="stopped", reason="stopped before it started")
-            return preparing.result()
+            if preparing.done():
+                return preparing.result()
         finally:
             for task in (preparing, stopping):
                 task.cancel()
             await asyncio.gather(preparing, stopping, return_exceptions=True)
+        if (self._folder / "pid").exists():  # it started in that very moment
+            return None
+        return Exit(code=None, cause="stopped", reason="stopped before it started")
 
     async def _prepared(self, held: AsyncExitStack) -> Exit | None:
         if self._after is not None:

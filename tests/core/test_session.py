@@ -145,6 +145,11 @@ def test_losses_are_made_good_without_retries_but_not_for_ever() -> None:
     assert (last.state, last.cause) == (State.FAILED, "lost")
 
 
+def test_a_session_whose_machine_restarted_is_lost_and_has_not_failed() -> None:
+    found = changed(holding(State.RUNNING), exited(None, cause="lost", reason="it restarted")).body
+    assert (found.state, found.losses, found.failures) == (State.QUEUED, 1, 0)
+
+
 def test_one_failing_rank_stops_the_others_first() -> None:
     change = changed(holding(State.RUNNING, TWO), exited(1))
     assert (change.body.state, change.body.then, change.body.left) == (State.STOPPING, State.FAILED, (1,))

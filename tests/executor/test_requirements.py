@@ -56,3 +56,7 @@ def test_an_image_line_alone_asks_for_no_environment() -> None:
 def test_what_any_version_satisfies_need_not_be_installed_again() -> None:
     installed = {"torch": "2.1", "my-package": "1.0"}
     assert satisfied(["torch", "My_Package", "torch==1.0", "absent"], installed) == ("torch", "My_Package")
+
+
+def test_a_setup_py_of_comments_asks_for_nothing() -> None:
+    assert wanted({"setup.py": "#nsml: x\n\n# more\n"}).is_empty

@@ -50,6 +50,7 @@ class Supervisor:
         self.group = Group(tools.controllers, spec["group"])
         self.capture = Capture(folder, int(self.limits["log"]))
         self.watch = Watch(folder, self.limits, self.group)
+        self.pid = os.getpid()
         self.main = 0
         self.status: Optional[int] = None
         self.cause, self.reason = "", ""
@@ -107,6 +108,8 @@ class Supervisor:
         try:
             os.setsid()
             libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != self.pid:
+                os._exit(1)  # the supervisor was killed before that held
             self.group.enter()
             if self.binds and self.spec["mounts"]:
                 mounts.private_namespace()
