@@ -35,12 +35,12 @@ class Line:
         self._gpus = sum([len(host.capacity.gpus) for host in snapshot.hosts])
 
     def _is_due(self, session: Waiting) -> bool:
-        """Whether it is *session*'s turn whatever others ask for: it has waited long, and those who had waited
-        at least half as long hold no more than the lane. So the longest wait cannot grow without bound, and a
-        queue that is long for all does not become one in the order of arrival."""
+        """Whether it is *session*'s turn, whatever others ask for: it has waited long, and who had waited
+        half as long hold no more than the lane, so that a queue that is long for all does not become one in
+        the order of arrival; or it has waited longer than anybody should."""
         waited = self._now - session.queued
-        if waited <= self._policy.patience:
-            return False
+        if waited <= self._policy.patience or waited > self._policy.longest:
+            return waited > self._policy.longest
         held = sum([gpus for had_waited, gpus in self._had_waited if had_waited >= waited / 2])
         return held <= self._policy.lane * self._gpus
 

@@ -25,6 +25,7 @@ class Fairness:
     size: float = 16.0  # a GPU asked for counts as much as 16 in use: short lines first (Philly trace)
     patience: float = 3600.0  # seconds; who waited longest, and longer than that, may be due …
     lane: float = 0.1  # … if sessions that had waited half as long hold at most this part of all GPUs
+    longest: float = 3 * 86400.0  # seconds; beyond, who waited longest is served first in any case
     half_life: float = 6 * 3600.0  # seconds in which what an owner used before counts half
 
 
