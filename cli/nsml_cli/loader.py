@@ -7,6 +7,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import typer
@@ -38,6 +39,9 @@ class LazyGroup(TyperGroup):
 
     table: ClassVar[Mapping[str, Entry]] = {}
 
+    def get_params(self, ctx: Any) -> Any:
+        return _quick(super().get_params(ctx))
+
     def list_commands(self, ctx: Any) -> list[str]:
         return [name for name, entry in self.table.items() if entry.section]
 
@@ -66,7 +70,14 @@ class LazyGroup(TyperGroup):
                 formatter.write_dl(rows)
 
 
-class RestCommand(TyperCommand):
+class QuickCommand(TyperCommand):
+    """A command that starts at once."""
+
+    def get_params(self, ctx: Any) -> Any:
+        return _quick(super().get_params(ctx))
+
+
+class RestCommand(QuickCommand):
     """A command whose words after `--` are somebody else's; they are found as `ctx.obj["rest"]`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -99,9 +110,26 @@ def _command(name: str, entry: Entry) -> Any:
     takes_rest = "rest" in inspect.signature(function).parameters
     app = _app()
     app.command(
-        name, cls=RestCommand if takes_rest else TyperCommand, help=_help(function), context_settings=HELP
+        name, cls=RestCommand if takes_rest else QuickCommand, help=_help(function), context_settings=HELP
     )(_options_of_all(function))
     return get_command(app)
+
+
+def _quick(params: Any) -> Any:
+    """*params*, converting only what has to be: typer's conversion loads a library that takes longer than
+    all the rest of a start."""
+    for param in params:
+        if not isinstance(param.process_value, partial):
+            param.process_value = partial(_process, param, param.process_value)
+    return params
+
+
+def _process(param: Any, convert: Callable[..., Any], ctx: Any, value: Any) -> Any:
+    if value is None and not param.required:
+        return () if param.multiple or param.nargs == -1 else None
+    is_text = getattr(getattr(param, "type_descriptor", None), "annotation", None) is str
+    as_it_is = isinstance(value, str) if is_text else value is not None and value is param.default
+    return value if as_it_is and param.callback is None else convert(ctx, value)
 
 
 def _app() -> typer.Typer:

@@ -169,8 +169,8 @@ def test_a_reader_that_leaves_is_no_error(platform: FakePlatform, tmp_path: Path
 
 def test_a_start_imports_nothing_heavy() -> None:
     script = (
-        "import sys; from nsml_cli.main import run; run(['ps', '--help']);"
-        "heavy = {'aiohttp', 'rich', 'obstore', 'asyncio', 'orjson', 'numpy', 'concurrent'} & set(sys.modules);"
+        "import sys; from nsml_cli.main import run; run(['ps', '--server', 'http://127.0.0.1:1']);"
+        "heavy = {'aiohttp', 'rich', 'obstore', 'asyncio', 'orjson', 'numpy', 'pydantic', 'concurrent'} & set(sys.modules);"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
