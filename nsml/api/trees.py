@@ -1,9 +1,9 @@
-"""Lists of files as they come from outside: read, checked, and all their content there."""
+"""Lists of files as they come from outside: read, checked, and all their content there, as long as they say."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 
 import orjson
@@ -19,7 +19,8 @@ ASKED_AT_ONCE = 5000
 
 
 async def stored_tree(blobs: Blobs, name: str, most: int) -> Tree:
-    """The tree of that digest, safe to be laid into a folder. Raises `BadInput` if a file is missing."""
+    """The tree of that digest, safe to be laid into a folder. Raises `BadInput` if a file is missing or not as
+    long as its entry says."""
     try:
         data = await blobs.get_bytes(digest(name), most)
     except NotFound as error:
@@ -27,14 +28,26 @@ async def stored_tree(blobs: Blobs, name: str, most: int) -> Tree:
             f"The list of files {name[:12]}… was not uploaded.", hint="Upload it first."
         ) from error
     tree = _read(data) if len(data) <= IN_PLACE else await asyncio.to_thread(_read, data)
+    sizes: dict[str, int] = {}
     for few in _batches({file.sha256 for file in tree.files}):
-        missing = await blobs.missing(few)
-        if missing:
-            file = next(f for f in tree.files if f.sha256 == missing[0])
+        sizes |= await blobs.sizes(few)
+    _check_content(tree, sizes)
+    return tree
+
+
+def _check_content(tree: Tree, sizes: Mapping[str, int]) -> None:
+    """Raise `BadInput` for a file whose content is not stored, or is not as long as the tree says."""
+    for file in tree.files:
+        found = sizes.get(file.sha256)
+        if found is None:
             raise BadInput(
                 f"The file {file.path!a} was not uploaded.", hint="Upload it first, then try again."
             )
-    return tree
+        if found != file.bytes:
+            raise BadInput(
+                f"The file {file.path!a} has {found} bytes, not the {file.bytes} of the list.",
+                hint="Send it again.",
+            )
 
 
 def _read(data: bytes) -> Tree:

@@ -145,6 +145,10 @@ class Blobs(Port, Protocol):
         """Those that are not stored; the others count as stored anew, so that no sweep takes them now."""
         ...
 
+    async def sizes(self, digests: Sequence[str]) -> Mapping[str, int]:
+        """The bytes of each of *digests* that is stored; those count as stored anew, as with `missing`."""
+        ...
+
     async def drop(self, digest: str) -> None: ...
 
     def everything(self) -> AsyncIterator[tuple[str, float, int]]:

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -122,6 +122,15 @@ class ObjectBlobs:
 
     def _missing(self, digests: Iterable[str]) -> list[str]:
         return [digest for digest in digests if not self._is_stored(digest)]
+
+    async def sizes(self, digests: Sequence[str]) -> Mapping[str, int]:
+        wanted = [ids.digest(digest) for digest in digests]
+        self._opened()
+        return await asyncio.to_thread(self._sizes, wanted)
+
+    def _sizes(self, digests: Iterable[str]) -> dict[str, int]:
+        stored = (digest for digest in digests if self._is_stored(digest))
+        return {digest: (self.root / _key(digest)).stat().st_size for digest in stored}
 
     def _is_stored(self, digest: str) -> bool:
         """Whether *digest* is there; if so, it is dated anew: one system call for both."""

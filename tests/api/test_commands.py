@@ -231,6 +231,15 @@ async def test_a_tree_whose_files_were_not_uploaded_is_refused_by_name(office: A
     assert status == 400 and "main.py" in message and "not uploaded" in message
 
 
+@pytest.mark.parametrize("said", [0, 2, 1 << 40])
+async def test_a_tree_that_lies_about_a_length_is_refused_by_name(office: Any, said: int) -> None:
+    file = File(path="main.py", bytes=said, sha256=await office.blobs.put_bytes(b"x"))
+    tree = await office.blobs.put_bytes(orjson.dumps(plain(Tree(files=(file,)))))
+    for command, body in [("session.run", {"code": tree}), ("dataset.push", {"dataset": "d", "tree": tree})]:
+        status, message = await office.refused(command, body)
+        assert status == 400 and f"'main.py' has 1 bytes, not the {said}" in message
+
+
 # -- the others ----------------------------------------------------------------------------------------
 async def test_a_session_is_noted_stopped_resumed_and_removed(office: Any) -> None:
     session = await office.run()

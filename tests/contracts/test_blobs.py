@@ -49,6 +49,11 @@ async def test_content_of_another_digest_is_refused_and_not_kept(blobs):
     assert list(await blobs.missing([sha(b"abc"), sha(b"abd")])) == [sha(b"abc"), sha(b"abd")]
 
 
+async def test_the_sizes_of_what_is_stored_are_told(blobs):
+    stored = [await blobs.put_bytes(b""), await blobs.put_bytes(b"abc"), await blobs.put(pieces(b"x" * 9))]
+    assert dict(await blobs.sizes([*stored, sha(b"absent")])) == dict(zip(stored, [0, 3, 9], strict=True))
+
+
 async def test_half_a_put_is_invisible_and_leaves_nothing(blobs):
     halfway, seen = asyncio.Event(), []
 
