@@ -28,11 +28,11 @@ LINGER = 2.0  # seconds in which a refused upload is read on, so that its sender
 
 
 class _Ours(logging.Filter):
-    """Leaves out what a stranger's broken request heads would fill the log with."""
+    """Leaves out what strangers would fill the log with: broken request heads, connections that end early."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, HttpProcessingError)
+        return not isinstance(error, HttpProcessingError | ConnectionError)
 
 
 class Api:
