@@ -106,11 +106,13 @@ def exited(
     )
 
 
-def warning(requirement: str, tail: str) -> str:
-    """What a session's log says of a requirement that could not be installed."""
-    lines = [
-        f"[nsml: WARNING: {requirement!r} could not be installed. The session runs without it.]",
-        "[nsml: The last lines of the build:]",
-        *(f"    {line}" for line in tail.splitlines()),
-    ]
+def warning(failed: Iterable[str], strict: bool) -> str:
+    """What people are told of requirements that could not be installed."""
+    then = "The session was not to run without it" if strict else "The session runs without it"
+    return "".join(f"[nsml: WARNING: {one!r} could not be installed. {then}.]\n" for one in failed)
+
+
+def quoted(tail: str) -> str:
+    """The end of a build as it stands in a session's log."""
+    lines = ["[nsml: The last lines of the build:]", *(f"    {line}" for line in tail.splitlines())]
     return "\n".join(lines) + "\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 from nsml.core.errors import Refused
 from nsml.core.ports import Blobs, Clock, Executor, Mount, RunSpec
 from nsml.executor import datasets, trees
-from nsml.executor.attempt import Kept, Phase, warning
+from nsml.executor.attempt import Kept, Phase, quoted, warning
 from nsml.executor.bundle import Host, run_spec
 from nsml.executor.environment import Environment, Environments, read_wanted
 from nsml.executor.process import remove
@@ -132,7 +132,10 @@ async def _environment(
             environment = await node.environments.hold(want, folder / "app", run.environment, loud.hear)
         held.callback(node.environments.release, environment)
         await asyncio.to_thread((folder / "environment").write_text, environment.name)
-        words += [warning(requirement, environment.tail) for requirement in environment.failed]
+    if environment.failed:
+        told, build = warning(environment.failed, run.strict_env), folder / "build"
+        words.append(told + quoted(environment.tail))
+        await asyncio.to_thread(_say, build, told if build.exists() else words[-1])
     if words:
         await asyncio.to_thread(_say, folder / "log", "".join(words))
     if environment.failed and run.strict_env:

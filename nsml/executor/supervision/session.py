@@ -202,13 +202,17 @@ class Supervisor:
         self.kill_at = at if self.kill_at is None else min(at, self.kill_at)
 
     def _look(self) -> None:
-        if self.watch.child_killed():
-            self.capture.say(f"[nsml: a process was killed: {self.watch.out_of_memory()}]")
+        self._tell_of_children()
         found = self.watch.look()
         if found and not self.cause:
             self.cause, self.reason = found
         if found:
             self.kill_at = time.monotonic()
+
+    def _tell_of_children(self) -> None:
+        """A process that the kernel killed for its memory is named, though the program may go on without it."""
+        if self.watch.child_killed():
+            self.capture.say(f"[nsml: a process was killed: {self.watch.out_of_memory()}]")
 
     def _reap(self) -> bool:
         """Collect ended children; whether any child is left."""
@@ -244,6 +248,8 @@ class Supervisor:
         """Say how it ended: last lines of the log, then `exit.json`."""
         code = None if self.status is None else _exit_code(self.status)
         self._find_cause(code)
+        if self.cause != "oom":
+            self._tell_of_children()
         line = f"Killed {shlex.join(self.spec['argv'])}" if code == 137 else ""
         if line and self.reason:
             line += f": {self.reason}"
