@@ -20,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 
 from nsml.core.resources import Capacity, Gpu, Request
+from nsml.scheduler.fairness import remember
 from nsml.scheduler.feasible import Ask, ask_of
 from nsml.scheduler.placement import Place, plan
 from nsml.scheduler.policy import Placing
@@ -62,6 +63,7 @@ class World:
     waiting: dict[str, Waiting] = field(default_factory=dict)
     holders: dict[str, Holder] = field(default_factory=dict)
     free: dict[str, set[int]] = field(default_factory=dict)
+    past: dict[str, float] = field(default_factory=dict)
 
     def snapshot(self, now: float) -> Snapshot:
         waiting = tuple(self.waiting.values())
@@ -71,6 +73,7 @@ class World:
             hosts=tuple(self.hosts.values()),
             waiting=waiting,
             holders=tuple(self.holders.values()),
+            past=self.past,
             mix=mix_of(asks),
         )
 
@@ -126,8 +129,11 @@ def replay(trace: list[Job], nodes: int, placing: Placing) -> Iterator[Ended]:
     arriving = iter(trace)
     coming = next(arriving, None)
     ends: list[tuple[float, str]] = []
+    before = trace[0].at
     while coming or ends:
         now = min(coming.at if coming else float("inf"), ends[0][0] if ends else float("inf"))
+        world.past = remember(world.past, world.holders.values(), now - before, placing.fairness)
+        before = now
         while ends and ends[0][0] <= now:
             world.end(heapq.heappop(ends)[1])
         while coming and coming.at <= now:

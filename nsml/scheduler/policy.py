@@ -37,7 +37,7 @@ class Placing:
     fairness: Fairness = field(default_factory=Fairness)
     preempts: bool = True
     told: int = 1000  # waiting sessions whose reason is worked out; more than anybody reads
-    min_delay: float = 0.02  # seconds between passes under load, so that one pass serves many wake-ups
+    min_delay: float = 0.01  # seconds between passes under load, so that one pass serves many wake-ups
     tell_delay: float = 0.25  # seconds between two writings of the reasons; people read no faster
     resync: float = 30.0  # seconds after which the index is compared with the store, to be certain
 
