@@ -1,4 +1,4 @@
-"""Lists of files as they come from outside: read, checked, and all their content there, as long as they say."""
+"""Lists of files as they come from outside: read, checked, and their content all there."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ ASKED_AT_ONCE = 5000
 
 
 async def stored_tree(blobs: Blobs, name: str, most: int) -> Tree:
-    """The tree of that digest, safe to be laid into a folder. Raises `BadInput` if a file is missing or not as
-    long as its entry says."""
+    """The tree of that digest, safe to be laid into a folder. Raises `BadInput` if a file is missing or
+    not as long as the list says."""
     try:
         data = await blobs.get_bytes(digest(name), most)
     except NotFound as error:

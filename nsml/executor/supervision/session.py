@@ -210,7 +210,7 @@ class Supervisor:
             self.kill_at = time.monotonic()
 
     def _tell_of_children(self) -> None:
-        """A process that the kernel killed for its memory is named, though the program may go on without it."""
+        """Name what the kernel killed for its memory: the program may have gone on without it."""
         if self.watch.child_killed():
             self.capture.say(f"[nsml: a process was killed: {self.watch.out_of_memory()}]")
 
