@@ -6,8 +6,10 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,13 @@ from fakes import until
 
 from nsml.clock import SystemClock
 from nsml.core.ports import Exit, Limits, RunSpec
+from nsml.executor.nursery import PROGRAM
 from nsml.executor.process import ProcessExecutor
 from nsml.executor.supervision.limits import disk_used
 
 BARE = """
 import sys
+import time
 from nsml.executor.supervision import session
 session.supervise(sys.argv[1], session.Tools({}, False))
 """
@@ -121,6 +125,21 @@ async def test_a_killed_nursery_costs_nothing(tmp_path: Path) -> None:
         assert [held.running for held in await executor.held()] == [True, True]
         for spec in (first, second):
             await executor.reap(spec.attempt)
+
+
+def test_a_session_starts_even_if_whoever_asked_is_gone_by_then(tmp_path: Path) -> None:
+    run = {"argv": ["/bin/true"], "cwd": "/", "env": [], "mounts": [], "limits": LIMITS, "group": "none"}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.send(json.dumps({"n": 1, "folder": str(tmp_path)}).encode())
+    ours.close()
+    with theirs:
+        command = [sys.executable, "-I", "-S", str(PROGRAM), str(theirs.fileno())]
+        subprocess.run(command, pass_fds=[theirs.fileno()], check=True, timeout=10)
+    end = time.monotonic() + 10
+    while not (tmp_path / "exit.json").exists():
+        assert time.monotonic() < end
+    assert not (tmp_path / "supervisor.err").exists()
 
 
 async def test_a_pid_that_is_somebody_elses_by_now_is_neither_waited_for_nor_signalled(

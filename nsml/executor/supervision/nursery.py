@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -41,7 +42,8 @@ def _supervise(request: dict[str, object], server: socket.socket, tools: session
         os.setsid()
         mine = _hold(folder)
         answer = dict(n=request["n"], **(identity(os.getpid()) if mine else {}))
-        server.send(json.dumps(answer).encode())
+        with contextlib.suppress(OSError):  # whoever asked is gone; the session is started all the same
+            server.send(json.dumps(answer).encode())
         server.close()
         if mine:
             session.supervise(folder, tools)
