@@ -13,7 +13,7 @@ from nsml.core.errors import Fenced, Unavailable
 from nsml.core.messages import Envelope, Message
 from nsml.core.node import NODE
 from nsml.core.ports import Clock, Store
-from nsml.core.session import ACTIVE, SESSION, Session
+from nsml.core.session import ACTIVE, SESSION
 from nsml.core.subject import Document, Subject
 from nsml.scheduler.index import Index
 from nsml.scheduler.lease import Lease
@@ -82,7 +82,3 @@ class Books:
         else:
             return True
         return False
-
-    def session(self, name: str) -> Session | None:
-        """An active session."""
-        return self.index.sessions.get(name)
