@@ -48,7 +48,7 @@ class Client:
 
     def post(self, path: str, body: Any) -> Any:
         """The JSON answer to *body*. Raises `NsmlError`."""
-        return self.call("POST", path, json.dumps(body).encode(), "application/json")
+        return self.call("POST", path, _encoded(body), "application/json")
 
     def command(self, name: str, **body: Any) -> Any:
         """Send a command; its id makes a second delivery after a lost connection harmless."""
@@ -212,6 +212,16 @@ def _connect(where: Where, seconds: float) -> http.client.HTTPConnection:
     if parts.scheme == "https":
         return http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=seconds)
     return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=seconds)
+
+
+def _encoded(body: Any) -> bytes:
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError as error:
+        words = ascii(error.object[max(0, error.start - 20) : error.end + 20])
+        raise BadInput(f"What was typed is not UTF-8: {words}.", hint="Type it as UTF-8.") from error
+    except ValueError as error:
+        raise BadInput("An infinite number is among what was typed.", hint="Name a finite one.") from error
 
 
 def _json(content: bytes, lenient: bool = False) -> Any:

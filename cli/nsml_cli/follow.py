@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from textwrap import indent
 from typing import Any
 
 from nsml.core.errors import NotFound, Unavailable
@@ -126,7 +127,7 @@ class Phases:
     def note(self, event: str, data: Any, row: Row) -> Row:
         """Take one event; the row it leaves."""
         if event == "build":
-            self._shell.say(f"  {str(data.get('text', '')).rstrip()}")
+            self._shell.say(indent(str(data.get("text", "")).strip("\n"), "  "))
             return row
         if event not in ("session", "end") or not isinstance(data, dict):
             return row

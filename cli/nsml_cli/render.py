@@ -15,6 +15,7 @@ Cell = Callable[[Mapping[str, Any]], str]
 GAP = "  "
 EMPTY = "-"
 NARROWEST = 8  # a column is not cut below this many characters
+WIDEST = 200  # characters of a cell, even where the table may be as wide as it likes
 
 
 def width() -> int:
@@ -77,9 +78,12 @@ def fit(text: str, wide: int) -> str:
     """*text* cut to *wide* terminal columns, with `…` where something is missing."""
     if columns(text) <= wide:
         return text
-    while text and columns(text) > wide - 1:
-        text = text[:-1]
-    return text + "…"
+    used = 0
+    for at, letter in enumerate(text):
+        used += columns(letter)
+        if used > wide - 1:
+            return text[:at] + "…"
+    return text
 
 
 def _padded(text: str, wide: int) -> str:

@@ -81,6 +81,10 @@ class Shell:
         if output == "csv":
             self.write(render.csv_lines(list(chosen), cells))
             return
+        if output != "wide":
+            cells = [
+                [first, *(render.fit(render.cell(c), render.WIDEST) for c in rest)] for first, *rest in cells
+            ]
         width = render.width() if self.is_terminal and output != "wide" else None
         self.write(render.table(list(chosen), cells, width))
 

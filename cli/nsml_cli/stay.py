@@ -73,6 +73,8 @@ def _until_ended(shell: Shell, session: str, waiting: Waiting) -> int:
         _tell_outcome(shell, shell.api.row(session))
         return errors.NOT_FINISHED
     _tell_outcome(shell, row)
+    if row["status"] == "failed" and not shell.json:
+        shell.say(f"'nsml logs {session}' shows its log.")
     return errors.of_outcome(row, waiting.propagate)
 
 

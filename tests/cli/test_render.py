@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -82,3 +83,9 @@ def test_no_time_is_a_dash() -> None:
 )
 def test_durations(seconds: float | None, text: str) -> None:
     assert render.duration(seconds) == text
+
+
+def test_a_long_text_of_wide_letters_is_cut_at_once() -> None:
+    began = time.monotonic()
+    assert render.fit("한" * 200_000, 11) == "한" * 5 + "…"
+    assert time.monotonic() - began < 2

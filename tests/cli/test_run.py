@@ -227,6 +227,19 @@ def test_phases_are_lines_on_stderr(nsml: Typing, accepts: FakePlatform) -> None
     assert done.out == f"Session {SESSION} is started\n"
 
 
+@pytest.mark.parametrize("words", [["-c", "inf"], ["--", "\udcff"]])
+def test_what_no_request_can_carry_is_refused_in_words(
+    nsml: Typing, accepts: FakePlatform, words: list[str]
+) -> None:
+    done = nsml("run", *words)
+    assert done.code == 2 and "was typed" in done.err
+
+
+def test_a_failed_session_says_where_its_log_is(nsml: Typing, accepts: FakePlatform) -> None:
+    ends(accepts, "failed", exit_code=3, cause="error")
+    assert f"'nsml logs {SESSION}'" in nsml("run", "--wait").err
+
+
 def test_a_follow_that_breaks_goes_on(
     nsml: Typing, accepts: FakePlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,7 +98,8 @@ def _found(shell: Shell, path: Path) -> list[Any]:
             raise BadInput(f"{path} has no files.", hint="A dataset needs at least one.")
         return found
     if not path.is_file():
-        raise BadInput(f"{path} is neither a folder nor a file.")
+        what = "is neither a folder nor a file" if path.exists() else "does not exist"
+        raise BadInput(f"{path} {what}.", hint="Name the folder or file that holds the data.")
     place = path.resolve()
     return [replace(pack.one(place), path=path.name)]
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nsml.core.errors import BadInput
+from nsml.core.errors import BadInput, NotFound
 from nsml_cli import follow, render
 from nsml_cli.client import path_of
 from nsml_cli.commands.sessions import Session
@@ -69,6 +69,10 @@ def _follow(shell: Shell, name: str, query: dict[str, Any]) -> int | None:
         follow.stream_log(shell, name, query)
     except follow.Detached:
         return detached(shell, name)
+    try:
+        shell.api.row(name)
+    except NotFound:
+        shell.say(f"{name} was removed.")
     return None
 
 
