@@ -81,7 +81,7 @@ def run_spec(host: Host, kept: Kept, folder: Path, python: str, mounts: Iterable
 
 def _argv(spec: AttemptSpec, python: str) -> tuple[str, ...]:
     run = spec.run
-    program = ("bash",) if run.entry.endswith(".sh") else (python, "-u")
+    program = (shutil.which("bash") or "bash",) if run.entry.endswith(".sh") else (python, "-u")
     going_on = ("--pause", "1", "--iteration", run.iteration) if run.iteration is not None else ()
     return (*program, run.entry, *run.args, *going_on)
 

@@ -119,7 +119,7 @@ async def _environment(
 ) -> Environment:
     """What the session runs with; its log says first what is not as it was asked for."""
     run = kept.spec.run
-    want = await asyncio.to_thread(read_wanted, folder / "app", run.image)
+    want = read_wanted(folder / "app", run.image)
     words = []
     if want.image:
         words.append(f"[nsml: The image {want.image} is not used: sessions run in this machine's Python.]\n")

@@ -19,6 +19,7 @@ from nsml.core.ids import printable
 
 T = TypeVar("T")
 THREADS = 4  # disks serve a few at a time; one slow read must not hold back the log of another session
+SHORT = 64 << 10  # bytes that take less time to write or read than to hand to another thread
 LOCKS = 64  # appends to one stream take turns; streams that share a lock hardly ever meet
 
 
@@ -57,15 +58,15 @@ class FileStreams:
             with lock:
                 _append(path, stream, offset, data)
 
-        await self._do(path, write)
+        await self._do(path, write, here=len(data) <= SHORT)
 
     async def read(self, stream: str, offset: int, limit: int) -> bytes:
         path = self._path(stream)
-        return await self._do(path, lambda: _read(path, offset, limit))
+        return await self._do(path, lambda: _read(path, offset, limit), here=limit <= SHORT)
 
     async def size(self, stream: str) -> int:
         path = self._path(stream)
-        return await self._do(path, lambda: _size(path))
+        return await self._do(path, lambda: _size(path), here=True)
 
     async def find(self, prefix: str) -> Sequence[str]:
         return await self._do(self.root, lambda: sorted(name for name, _ in self._below(prefix)))
@@ -100,10 +101,13 @@ class FileStreams:
             raise BadInput(f"{printable(stream)[:200]!r} cannot name a stream.")
         return self.root.joinpath(*parts)
 
-    async def _do(self, path: Path, work: Callable[[], T]) -> T:
+    async def _do(self, path: Path, work: Callable[[], T], *, here: bool = False) -> T:
+        """The result of *work*: in the caller's thread when it is short (*here*), else in another."""
         if self._threads is None:
             raise Unavailable("The platform's streams are closed: the platform is going down.")
         try:
+            if here:
+                return work()
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except OSError as error:
             raise _explained(path, error) from error

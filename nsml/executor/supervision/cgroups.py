@@ -97,6 +97,8 @@ class Group:
         self.pids = self._v2 or self._folders.get("pids", "")
 
     def make(self, memory: int, processes: int, cpus: float) -> None:
+        if not cpus:
+            self._folders.pop("cpu", None)
         for key, folder in list(self._folders.items()):
             try:
                 os.makedirs(folder, exist_ok=True)
