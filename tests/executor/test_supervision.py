@@ -71,6 +71,13 @@ def test_processes_are_counted_where_the_kernel_does_not(tmp_path: Path) -> None
     assert found.cause == "processes"
 
 
+def test_a_fork_bomb_ends_soon_where_the_kernel_does_not_count(tmp_path: Path) -> None:
+    script = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
+    began = time.monotonic()
+    assert supervised(tmp_path, script, processes=100).cause == "processes"
+    assert time.monotonic() - began < 15
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs a copy")
 def test_without_mounts_root_sees_a_copy(tmp_path: Path) -> None:
     (tmp_path / "shared").mkdir()

@@ -8,10 +8,11 @@ import time
 from typing import Any
 
 from nsml.executor.supervision.cgroups import Group
-from nsml.executor.supervision.processes import descendants, proportional, resident
+from nsml.executor.supervision.processes import descendants, proportional, resident, tasks_of_user
 
 FIRST_LOOK, LOOK_EVERY = 0.1, 0.25  # seconds: a process that eats 2 GB/s gets 0.5 GB too far
 LOOK_WITH_GROUPS = 0.5  # the kernel keeps the limits; we only read that it did
+SPARE = 64  # processes over the limit, so that a bomb is seen to be over it
 DISK_EVERY = 2.0  # seconds between walks over the run folder, more when a walk is slow
 
 
@@ -83,8 +84,12 @@ class Watch:
         return f"it started more than the {self._processes} processes it may have"
 
 
-def confine(limits: dict[str, Any]) -> None:
-    """Limits that the kernel keeps for each process of the session; called in the child before it starts."""
+def confine(limits: dict[str, Any], count: bool) -> None:
+    """Limits that the kernel keeps for each process of the session; called in the child before it starts.
+
+    With *count* nothing else keeps the number of processes: the kernel then counts those of the whole user
+    (for root it does not), so what runs already comes on top, and some to be seen over the limit.
+    """
     files, disk = int(limits.get("files", 0)), int(limits.get("disk", 0))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files:
@@ -92,6 +97,12 @@ def confine(limits: dict[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     if disk:
         resource.setrlimit(resource.RLIMIT_FSIZE, (disk, disk))
+    most_processes = int(limits.get("processes", 0))
+    if count and most_processes and os.geteuid() != 0:
+        _, most = resource.getrlimit(resource.RLIMIT_NPROC)
+        wanted = most_processes + tasks_of_user() + SPARE
+        wanted = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+        resource.setrlimit(resource.RLIMIT_NPROC, (wanted, wanted))
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 

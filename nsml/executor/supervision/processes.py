@@ -107,6 +107,19 @@ def proportional(pids: list[int]) -> int:
     return total << 10
 
 
+def tasks_of_user() -> int:
+    """How many threads this user has, in all processes."""
+    user, count = os.geteuid(), 0
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                if os.stat(f"/proc/{entry}").st_uid == user:
+                    count += len(os.listdir(f"/proc/{entry}/task"))
+            except OSError:
+                continue
+    return count
+
+
 def mentioning(text: str) -> list[int]:
     """Processes whose environment mentions *text*: what a supervisor that was killed left behind."""
     found = []

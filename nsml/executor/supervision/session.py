@@ -15,12 +15,11 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 from nsml.executor.supervision import mounts
 from nsml.executor.supervision.capture import ERR, OUT, Capture
 from nsml.executor.supervision.cgroups import Group
+from nsml.executor.supervision.ending import kill_all
 from nsml.executor.supervision.limits import Watch, confine
-from nsml.executor.supervision.processes import descendants
 
 READ = 1 << 20
 TIME_GRACE = 5.0  # seconds between SIGTERM and SIGKILL for a session over its time
-GIVE_UP = 60.0  # seconds after which a process that SIGKILL does not end (stuck in the kernel) is left
 PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG = 36, 1
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -121,7 +120,7 @@ class Supervisor:
             with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
                 file.write("500")  # should the machine itself run out of memory: sessions before the platform
             os.chdir(self.spec["cwd"])
-            confine(self.limits)
+            confine(self.limits, count=not self.group.pids)
             _forget_signals()
             os.execvpe(argv[0], argv, dict(self.spec["env"]))
         except BaseException as error:
@@ -229,17 +228,7 @@ class Supervisor:
     # -- end -------------------------------------------------------------------------------------------
     def _end(self) -> None:
         """Kill whatever is left, daemons too, until nothing is; then read the last of the output."""
-        began, pause = time.monotonic(), 0.0
-        while self._reap() and time.monotonic() - began < GIVE_UP:
-            if not pause:
-                self.group.stop_forks()
-            elif pause > 0.004:
-                _hurry()
-            for pid in descendants(os.getpid()):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
-            pause = min(0.05, max(0.0005, pause * 2))
-            time.sleep(pause)
+        kill_all(self.group, self._reap)
         for fd in list(self.pipes):
             while self._pump(fd):
                 pass
@@ -300,9 +289,3 @@ def _forget_signals() -> None:
     for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-
-
-def _hurry() -> None:
-    """Go before everything else while thousands of processes want the processor too; root only."""
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
