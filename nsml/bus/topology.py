@@ -19,6 +19,7 @@ def scheduler() -> Queue:
             "evt.attempt.*",
             "evt.checkpoint.saved",
             "evt.checkpoint.kept",
+            "evt.checkpoint.dropped",
             "evt.node.reported",
         ),
     )

@@ -528,6 +528,15 @@ def _kept(session: Session, message: c.CheckpointKept, envelope: Envelope) -> Ch
     return Change(replace(session, checkpoint=message.checkpoint, saved=message.at))
 
 
+def _dropped(session: Session, message: c.CheckpointDropped, envelope: Envelope) -> Change[Session] | None:
+    """Nobody goes on from what is not there any more."""
+    if session.checkpoint != message.checkpoint:
+        return None
+    own = session.run.parent == session.id and session.run.iteration == message.checkpoint
+    run = replace(session.run, parent="", iteration=None) if own else session.run
+    return Change(replace(session, run=run, checkpoint=None))
+
+
 def _remove(session: Session, message: object, envelope: Envelope) -> Change[Session]:
     told = c.SessionRemoved(session=session.id, owner=session.owner, attempts=session.attempt)
     return Change(_tombstone(session, envelope), ((told, ""),))
@@ -591,6 +600,7 @@ TRANSITIONS: Mapping[tuple[State, type[Message]], Rule] = {
     **{(ended, c.RemoveSession): _remove for ended in ENDED},
     **{(state, c.NoteSession): _note for state in (*ENDED, *ACTIVE)},
     **{(state, c.CheckpointKept): _kept for state in (*ENDED, *ACTIVE)},
+    **{(state, c.CheckpointDropped): _dropped for state in (*ENDED, *ACTIVE)},
 }
 
 SESSION: Subject[Session] = Subject("session", Session, decide)

@@ -41,6 +41,7 @@ SESSION_MESSAGES: tuple[type[Message], ...] = (
     c.AttemptRejected,
     c.AttemptProgressed,
     c.AttemptExited,
+    c.CheckpointDropped,
 )
 
 

@@ -222,6 +222,12 @@ def test_an_older_save_does_not_replace_a_newer_one() -> None:
     assert decide(session, an_envelope(c.CheckpointKept(session=ID, checkpoint="8", at=40.0))) is None
 
 
+def test_a_session_does_not_go_on_from_a_checkpoint_that_was_dropped() -> None:
+    session = a_session(state=State.QUEUED, attempt=1, checkpoint="9")
+    assert changed(session, c.CheckpointDropped(session=ID, checkpoint="9")).body.checkpoint is None
+    assert decide(session, an_envelope(c.CheckpointDropped(session=ID, checkpoint="8"))) is None
+
+
 def test_nothing_brings_a_removed_session_back() -> None:
     tombstone = changed(a_session(state=State.COMPLETED), c.RemoveSession(session=ID)).body
     assert decide(tombstone, an_envelope(c.RunSession(session=ID, run=RUN))) is None
@@ -240,6 +246,7 @@ MESSAGES: tuple[type[Message], ...] = (
     c.RunSession, c.StopSession, c.RemoveSession, c.ResumeSession, c.NoteSession,
     c.PlaceSession, c.PreemptSession, c.TurnAwaySession,
     c.AttemptStarted, c.AttemptRejected, c.AttemptProgressed, c.AttemptExited, c.AttemptLost, c.CheckpointKept,
+    c.CheckpointDropped,
 )  # fmt: skip
 RESTING = frozenset({State.QUEUED, *ENDED})
 EVERY = frozenset(State)
@@ -255,6 +262,7 @@ IGNORED: dict[type[Message], frozenset[State]] = {
     c.AttemptExited: EVERY - HOLDING,
     c.AttemptLost: EVERY - HOLDING,
     c.CheckpointKept: frozenset({State.REMOVED}),
+    c.CheckpointDropped: frozenset({State.REMOVED}),
 }
 REFUSED: dict[type[Message], frozenset[State]] = {
     c.StopSession: frozenset({State.REMOVED}),
