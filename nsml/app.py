@@ -26,7 +26,7 @@ from nsml.clock import SystemClock
 from nsml.core.catalogue import Holding
 from nsml.core.checkpoint import CHECKPOINT
 from nsml.core.checkpoint import name as checkpoint_name
-from nsml.core.errors import BadInput, NsmlError, Refused
+from nsml.core.errors import BadInput, Damaged, NsmlError, Refused
 from nsml.core.ports import Blobs, Bus, Clock, Executor, GpuProbe, Mailer, Store, Streams
 from nsml.settings import ROLES, Settings
 
@@ -114,9 +114,10 @@ def node_root(s: Settings) -> Path:
 async def open_ports(s: Settings, roles: Sequence[str], clock: Clock) -> AsyncIterator[Ports]:
     """The ports that *roles* need, opened in order and closed in reverse. Raises `NsmlError`."""
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(_store(s))
-        streams = await stack.enter_async_context(_streams(s))
+        _check_whole(s)
         blobs = await stack.enter_async_context(_blobs(s))
+        streams = await stack.enter_async_context(_streams(s))
+        store = await stack.enter_async_context(_store(s))
         bus = await stack.enter_async_context(_bus(s))
         node = "executor" in roles
         executor = await stack.enter_async_context(_executor(s, clock)) if node else None
@@ -132,6 +133,20 @@ async def open_ports(s: Settings, roles: Sequence[str], clock: Clock) -> AsyncIt
             probe=probe,
             clock=clock,
         )
+
+
+def _check_whole(s: Settings) -> None:
+    """A database is made after the folders beside it: one that stands without them has lost what it knows of.
+    Raises `Damaged`."""
+    if not s.store.startswith("sqlite:") or not s.path(s.store).exists():
+        return
+    for url in (s.blobs, s.streams):
+        folder = s.path(url)
+        if url.startswith("file:") and not folder.exists():
+            raise Damaged(
+                f"{folder} is gone, with the files that {s.path(s.store).name} knows of.",
+                hint=f"Put back a copy of the whole folder, or type 'mkdir {folder}' to go on without them.",
+            )
 
 
 # -- services --------------------------------------------------------------------------------------
@@ -263,7 +278,7 @@ def _write(path: Path, text: str, mode: int = 0o600) -> None:
 def token(s: Settings) -> str:
     """The home's API token; made on first use, readable by its owner alone."""
     path = s.home / "token"
-    if not path.exists():
+    if not path.exists() or not path.read_text().strip():  # an empty one would let everybody in
         _write(path, f"nsml_{secrets.token_hex(32)}")
     return path.read_text().strip()
 
@@ -335,17 +350,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         asyncio.run(_main(configuration.load(), parse_roles(options.roles)))
     except NsmlError as error:
         return _say(error)
-    except BaseExceptionGroup as group:
-        known, _ = group.split(NsmlError)
-        if known is None:
-            raise
-        return _say(_first(known))
+    except Exception as error:  # noqa: BLE001  the last door: the log gets all of it, people get a sentence
+        return _say(_explained(error))
     return 0
 
 
-def _first(group: BaseExceptionGroup[NsmlError]) -> NsmlError:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+def _explained(error: Exception) -> NsmlError:
+    """What ended the platform, in words; what nobody foresaw leaves its traceback in the log."""
+    if isinstance(error, ExceptionGroup):
+        known, _ = error.split(NsmlError)
+        return _explained((known or error).exceptions[0])
+    if isinstance(error, NsmlError):
+        return error
+    log.error("the platform failed", exc_info=error)
+    return NsmlError(f"The platform failed: {type(error).__name__}: {error}.")
 
 
 def _say(error: NsmlError) -> int:

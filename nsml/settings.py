@@ -82,6 +82,9 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
 _TYPES = {f.name: str(f.type) for f in fields(Settings)}
 
 
+_WANTED = {"int": "a number or a size such as 24G", "float": "a number"}
+
+
 def _toml(file: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(file.read_text())
@@ -101,10 +104,14 @@ def _value(name: str, value: Any, source: str) -> Any:
         if kind == "Path":
             return Path(str(value)).expanduser()
         if kind == "int":
-            return parse_size(value) if isinstance(value, str) else int(value)
+            number = parse_size(value) if isinstance(value, str) else int(value)
+            if name == "port" and not 0 <= number < 1 << 16:
+                raise BadInput("no port")
+            return number
         return float(value) if kind == "float" else str(value)
     except (ValueError, TypeError, BadInput) as error:
-        raise BadInput(f"{source}: {value!r} cannot be '{name}', {kind} is wanted.") from error
+        wanted = "a number from 0 to 65535" if name == "port" else _WANTED.get(kind, kind)
+        raise BadInput(f"{source} is {value!r}: {wanted} is wanted.") from error
 
 
 _PASSED_ON = re.compile(

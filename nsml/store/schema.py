@@ -60,12 +60,17 @@ def connect(path: Path, *, reading: bool) -> sqlite3.Connection:
 def prepare(path: Path) -> None:
     """Make the database at *path* if there is none; raises `Damaged` when what is there is not sound."""
     beside = path.with_name(path.name + "-wal")
-    if path.exists():
-        _check(path, beside)
-    elif beside.exists() and beside.stat().st_size:
-        raise Damaged(f"{path} is gone, but {beside.name} with changes to it is there.", hint=_HINT)
-    else:
-        _create(path)
+    try:
+        if path.exists():
+            _check(path, beside)
+        elif beside.exists() and beside.stat().st_size:
+            raise Damaged(f"{path} is gone, but {beside.name} with changes to it is there.", hint=_HINT)
+        else:
+            _create(path)
+    except OSError as error:
+        raise Unavailable(
+            f"{path} cannot be used now: {error.strerror}.", hint="See that it is a file that you may write."
+        ) from error
 
 
 _HINT = "Put back a copy of the whole folder, or move the file away to begin with an empty platform."
