@@ -268,6 +268,7 @@ class StopAttempt(Message):
 
     session: str
     attempt: int
+    rank: int = 0
     grace: float = 10.0
     save: bool = False
 

@@ -359,8 +359,10 @@ def _told_stopping(session: Session) -> tuple[Message, str]:
 def _stops(
     session: Session, ranks: tuple[int, ...], grace: float, save: bool
 ) -> tuple[tuple[Message, str], ...]:
-    stop = c.StopAttempt(session=session.id, attempt=session.attempt, grace=grace, save=save)
-    return tuple((stop, session.slots[rank].node) for rank in ranks)
+    who: dict[str, Any] = {"session": session.id, "attempt": session.attempt}
+    return tuple(
+        (c.StopAttempt(**who, rank=rank, grace=grace, save=save), session.slots[rank].node) for rank in ranks
+    )
 
 
 def _reaps(session: Session, ranks: list[int]) -> tuple[tuple[Message, str], ...]:

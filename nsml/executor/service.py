@@ -122,7 +122,7 @@ class NodeAgent:
         if supervisor is None:
             self._never_ran(message)
         elif supervisor.phase is not Phase.ENDED:
-            supervisor.stop(message.grace)
+            supervisor.stop(message.grace, save=message.save)
         else:
             self._spawn(supervisor.repeat(), f"repeat {supervisor.kept.id}")
 
@@ -177,7 +177,7 @@ class NodeAgent:
         exited = c.AttemptExited(
             session=session,
             attempt=attempt,
-            rank=0,
+            rank=message.rank,
             node=self._settings.node,
             code=None,
             cause="stopped",

@@ -63,8 +63,15 @@ class Supervisor:
         self.gone.set()
         await self._node.tell(self._ended)
 
-    def stop(self, grace: float) -> None:
-        """End it, after *grace* seconds by force. Lasts over a restart; may be asked for again, with less."""
+    def stop(self, grace: float, *, save: bool = False) -> None:
+        """End it, after *grace* seconds by force. Lasts over a restart; may be asked for again, with less.
+
+        With *save* the library in the session saves first, if the session has told it how.
+        """
+        if save and self.phase is Phase.RUNNING:
+            inbox = self._folder / "spool" / "inbox"
+            inbox.mkdir(exist_ok=True)
+            (inbox / "save").touch()
         layout.write(self._folder / "stop", str(grace).encode())
         self._grace = grace
         self._stopping.set()

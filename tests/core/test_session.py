@@ -153,7 +153,7 @@ def test_a_session_whose_machine_restarted_is_lost_and_has_not_failed() -> None:
 def test_one_failing_rank_stops_the_others_first() -> None:
     change = changed(holding(State.RUNNING, TWO), exited(1))
     assert (change.body.state, change.body.then, change.body.left) == (State.STOPPING, State.FAILED, (1,))
-    assert (c.StopAttempt(session=ID, attempt=1, grace=10.0), "n2") in change.owes
+    assert (c.StopAttempt(session=ID, attempt=1, rank=1, grace=10.0), "n2") in change.owes
     end = changed(change.body, exited(143, rank=1, node="n2"))
     assert (end.body.state, end.body.reason) == (State.FAILED, "rank 0 on n1: exit code 1")
 

@@ -59,19 +59,21 @@ async def test_a_higher_priority_preempts_and_the_victim_runs_again(tmp_path: Pa
         await world.until(low)
 
 
-async def test_a_preempted_session_goes_on_from_its_last_save(tmp_path: Path) -> None:
+async def test_a_preempted_session_saves_first_and_goes_on_from_there(tmp_path: Path) -> None:
     script = """
         import argparse, nsml, os, time
         parser = argparse.ArgumentParser()
         parser.add_argument("--pause", type=int, default=0); parser.add_argument("--iteration")
-        seen = []
-        nsml.bind(save=lambda d: open(os.path.join(d, "w"), "w").write("7"), load=lambda d: seen.append(open(os.path.join(d, "w")).read()))
+        done, seen = ["7"], []
+        def save(path): open(os.path.join(path, "w"), "w").write(done[-1])
+        def load(path): seen.append(open(os.path.join(path, "w")).read())
+        nsml.bind(save=save, load=load)
         if parser.parse_args().pause:
             nsml.paused(scope=locals())
             print("WENT ON", seen, flush=True)
         else:
             nsml.save("seven")
-            print("saved", flush=True)
+            done.append("8")
             while True: time.sleep(0.05)
     """
     async with a_world(tmp_path, NSML_GPU="static:1") as world:
@@ -80,7 +82,7 @@ async def test_a_preempted_session_goes_on_from_its_last_save(tmp_path: Path) ->
         high = await world.run("print('urgent')", gpus=1, priority=5)
         await world.until(high, seconds=60)
         assert (await world.until(low, seconds=60)).state is State.COMPLETED
-        assert "WENT ON ['7']" in await world.log(low)
+        assert "WENT ON ['8']" in await world.log(low), await world.log(low)
 
 
 async def test_a_gang_starts_on_all_its_nodes_and_ends_together(tmp_path: Path) -> None:
