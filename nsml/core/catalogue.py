@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nsml.core.messages import Message, command, event, local, telemetry
 from nsml.core.resources import Capacity, Request, Slot
@@ -21,7 +21,7 @@ class DatasetRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What is to run: code (tree digest), entry file in it, arguments, image line, datasets, limits in seconds.
+    """What is to run: code (tree digest), entry file in it, arguments, image, datasets, limits in seconds.
 
     `iteration` is the checkpoint to start from and `parent` the session it belongs to (itself for a resume).
     `environment` is the digest of what the code asks to be installed (for locality), empty for nothing.
@@ -32,7 +32,7 @@ class Run:
     args: tuple[str, ...] = ()
     image: str = ""
     datasets: tuple[DatasetRef, ...] = ()
-    request: Request = Request()
+    request: Request = field(default_factory=Request)
     priority: int = 0
     retries: int = 0
     max_seconds: float = 0.0
@@ -313,7 +313,7 @@ class AttemptRejected(Message):
 
 @event("attempt.progressed", by={"node"})
 class AttemptProgressed(Message):
-    """What the node is doing for the attempt: `data`, `environment`, `starting`, `running`, `saving`, `paused`."""
+    """What the node is doing for the attempt: data, environment, starting, running, saving, paused."""
 
     session: str
     attempt: int
@@ -327,8 +327,8 @@ class AttemptExited(Message):
     """A rank ended. `cause`: "" (by itself), oom, time, environment, disk, processes, stopped, killed,
     error (it could not be laid out), lost (the machine restarted under it).
 
-    `code` is the program's exit code (128 + signal when killed; None when it never ran), `seconds` its run time,
-    `tail` the last lines of its log, `output` the tree digest of the files it produced. Its streams are
+    `code` is the program's exit code (128 + signal when killed; None when it never ran), `seconds` its run
+    time, `tail` the last lines of its log, `output` the tree digest of the files it produced. Its streams are
     complete when `streams` (name, bytes) are all recorded.
     """
 
@@ -447,7 +447,7 @@ class GpuLoad:
 
 @event("node.reported", by={"node"})
 class NodeReported(Message):
-    """A heartbeat: what the node has, holds and caches (digests of trees and environments), how loaded it is."""
+    """A heartbeat: what the node has, holds and caches (digests of trees, environments), its load."""
 
     node: str
     boot: str

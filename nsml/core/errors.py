@@ -22,7 +22,7 @@ from typing import ClassVar
 
 
 class NsmlError(Exception):
-    """Something went wrong that a person can act on: *message* says what and why, *hint* what to type next."""
+    """Something a person can act on: *message* says what and why, *hint* what to type next."""
 
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1

@@ -1,4 +1,4 @@
-"""Frozen dataclasses to plain JSON values and back; unknown fields are ignored, missing ones keep their default."""
+"""Frozen dataclasses to plain JSON values and back; unknown fields are ignored, missing ones default."""
 
 from __future__ import annotations
 

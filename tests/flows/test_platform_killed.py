@@ -68,14 +68,25 @@ class Killed:
 
 def _submit(platform: Killed, names: list[str]) -> None:
     tree = json.dumps(
-        {"files": [{"path": "main.sh", "bytes": len(SCRIPT), "sha256": hashlib.sha256(SCRIPT).hexdigest(), "executable": False}]}
+        {
+            "files": [
+                {
+                    "path": "main.sh",
+                    "bytes": len(SCRIPT),
+                    "sha256": hashlib.sha256(SCRIPT).hexdigest(),
+                    "executable": False,
+                }
+            ]
+        }
     ).encode()
     pack = b"".join(hashlib.sha256(b).digest() + len(b).to_bytes(8, "little") + b for b in (SCRIPT, tree))
     platform.ask("POST", "/v1/blobs", pack)
     for number in range(SESSIONS):
         body = {"code": hashlib.sha256(tree).hexdigest(), "entry": "main.sh", "request": {"gpus": 0}}
         command = {"id": hashlib.sha256(f"run {number}".encode()).hexdigest()[:32], "body": body}
-        names.append(platform.ask("POST", "/v1/commands/session.run", json.dumps(command).encode())["session"])
+        names.append(
+            platform.ask("POST", "/v1/commands/session.run", json.dumps(command).encode())["session"]
+        )
 
 
 @pytest.mark.timeout(600)
@@ -96,7 +107,9 @@ def test_every_accepted_session_ends_exactly_once_whatever_is_killed(tmp_path: P
         rows = _all_ended(platform)
         assert len(names) == len(set(names)) == SESSIONS
         assert {row["session"] for row in rows} == set(names)
-        wrong = [row for row in rows if (row["status"], row["attempt"], row["exit_code"]) != ("completed", 1, 0)]
+        wrong = [
+            row for row in rows if (row["status"], row["attempt"], row["exit_code"]) != ("completed", 1, 0)
+        ]
         assert not wrong, wrong[:3]
         for name in names[:: SESSIONS // 20]:
             assert _log(platform, name).splitlines()[:2] == ["START", "END"], name
@@ -110,7 +123,9 @@ def _all_ended(platform: Killed) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = platform.ask("GET", "/v1/sessions?all=1&limit=1000")
         if all(row["status"] in ("completed", "failed", "stopped") for row in rows):
             return rows
-        assert time.monotonic() < end, [r for r in rows if r["status"] not in ("completed", "failed", "stopped")][:5]
+        assert time.monotonic() < end, [
+            r for r in rows if r["status"] not in ("completed", "failed", "stopped")
+        ][:5]
         time.sleep(0.1)
 
 
