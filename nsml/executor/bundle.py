@@ -18,6 +18,7 @@ from nsml.settings import Settings
 
 LIBRARY = ("__init__.py", "constants.py", "encoder.py", "decoder.py", "sdk/*.py")  # nothing else of `nsml`
 MOST_MEMORY = 0.9  # of the machine, for one session: the rest keeps it alive
+MOST_DISK = 0.45  # of what is free: what a session wrote is there twice when its files are kept
 FIRST_PORT = 29500  # what frameworks use for a session over several nodes
 
 
@@ -51,8 +52,10 @@ class Host:
     memory: int
 
 
-def run_spec(host: Host, kept: Kept, folder: Path, python: str, mounts: Iterable[Mount] = ()) -> RunSpec:
-    """What the executor is to run for an attempt that is laid out in *folder*."""
+def run_spec(
+    host: Host, kept: Kept, folder: Path, python: str, mounts: Iterable[Mount] = (), free: int = 0
+) -> RunSpec:
+    """What the executor is to run for an attempt laid out in *folder*, on a disk with *free* bytes left."""
     spec, settings = kept.spec, host.settings
     env = {**host.inherited, "PYTHONUNBUFFERED": "1", **dict(spec.run.env)}
     env |= _paths(python, host.library, env) | _variables(kept, folder, settings.node)
@@ -72,7 +75,7 @@ def run_spec(host: Host, kept: Kept, folder: Path, python: str, mounts: Iterable
             cpus=request.cpus,
             processes=settings.processes,
             files=settings.open_files,
-            disk=settings.disk_limit,
+            disk=_least(settings.disk_limit, int(free * MOST_DISK)),
             seconds=spec.run.max_seconds,
             log=settings.log_limit,
         ),

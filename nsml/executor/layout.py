@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -64,7 +65,8 @@ async def lay(
     await trees.lay(node.blobs, await trees.read(node.blobs, run.code), folder / "app")
     mounts = await _datasets(node, kept, folder, held, progress)
     environment = await _environment(node, kept, folder, held, progress, ship)
-    return run_spec(node.host, kept, folder, environment.python, mounts)
+    free = max(1, shutil.disk_usage(folder).free)
+    return run_spec(node.host, kept, folder, environment.python, mounts, free)
 
 
 async def hold_again(node: Node, kept: Kept, folder: Path, held: AsyncExitStack) -> None:

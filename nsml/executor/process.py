@@ -189,7 +189,8 @@ def _lost(folder: Path) -> Exit:
             os.kill(pid, signal.SIGKILL)
     group.remove()
     reason = "its supervisor was killed, or the machine restarted"
-    _write(folder / "exit.json", {"code": None, "cause": "lost", "reason": reason, "seconds": 0.0})
+    with contextlib.suppress(OSError):  # the disk is full: it is found out again when it is asked for again
+        _write(folder / "exit.json", {"code": None, "cause": "lost", "reason": reason, "seconds": 0.0})
     return Exit(code=None, cause="lost", reason=reason)
 
 

@@ -42,8 +42,9 @@ class Progress:
         self.offsets[name] = offset
         if self._clock.monotonic() - self._kept_at >= REMEMBER_EVERY:
             temporary = self._file.with_suffix(".new")
-            temporary.write_bytes(orjson.dumps(self.offsets))
-            temporary.replace(self._file)
+            with suppress(OSError):  # a full disk: later, then; what is sent again does no harm
+                temporary.write_bytes(orjson.dumps(self.offsets))
+                temporary.replace(self._file)
             self._kept_at = self._clock.monotonic()
 
 

@@ -58,7 +58,8 @@ class Supervisor:
             self._ended = restore(AttemptExited, orjson.loads((self._folder / "ended.json").read_bytes()))
         else:
             self._ended = await self._live()
-            layout.write(self._folder / "ended.json", orjson.dumps(plain(self._ended)))
+            ended = orjson.dumps(plain(self._ended))
+            await self._patiently(lambda: self._write("ended.json", ended))
         self.phase = Phase.ENDED
         self.gone.set()
         await self._node.tell(self._ended)
@@ -205,6 +206,12 @@ class Supervisor:
         except (NsmlError, OSError) as error:
             log.warning("produced files not kept", extra={"attempt": self.kept.id, "why": str(error)})
             return ""
+
+    async def _write(self, name: str, data: bytes) -> None:
+        try:
+            layout.write(self._folder / name, data)
+        except OSError as error:
+            raise Unavailable(f"{self._folder} cannot be written: {error.strerror}.") from error
 
     async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
         """The result of *work*, begun again while a server is away."""

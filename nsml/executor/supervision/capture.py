@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
+import time
 from collections import deque
 
 OUT, ERR, OWN = 0, 1, 2  # where bytes come from; OWN are the supervisor's words
 END_KEPT = 1 << 20  # of a log that is too long, besides its beginning
 RANGE = struct.Struct("<QQ")
+FULL = (errno.ENOSPC, errno.EDQUOT)  # what a disk without room says
+ROOM_EVERY = 0.5  # seconds between tries to write the end of a log to such a disk
 
 
 class Capture:
     """Appends to `log`, and to `log.err` the ranges of it that came from stderr.
 
     Beyond *limit* bytes the last MiB waits in memory and is written at the end, after a line that says how
-    much was left out: a flood costs neither disk nor the session's time.
+    much was left out: a flood costs neither disk nor the session's time. While the disk is full the last MiB
+    waits in the same way.
     """
 
     def __init__(self, folder: str, limit: int) -> None:
@@ -30,9 +35,13 @@ class Capture:
         self._held = 0
         self._left_out = 0
         self._last = b"\n"
+        self._full_at = 0.0  # when the disk was last found full
+        self._is_ending = False
 
     def feed(self, source: int, data: bytes) -> None:
         """Take *data* that the session wrote."""
+        if self._full_at and time.monotonic() - self._full_at > ROOM_EVERY:
+            self._catch_up()
         if self._size < self._room:
             now, data = data[: self._room - self._size], data[self._room - self._size :]
             self._write(source, now)
@@ -42,24 +51,40 @@ class Capture:
     def flush(self) -> None:
         """Write the open stderr range, so that whoever reads along knows it."""
         if self._open:
-            if self._ranges < 0:
-                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-                self._ranges = os.open(self._ranges_at, flags, 0o600)
-            os.write(self._ranges, RANGE.pack(*self._open))
+            if self._ranges < 0 and not self._make_ranges():
+                return
+            if self._put(self._ranges, RANGE.pack(*self._open)):
+                return  # the disk is full: these bytes will not be known as stderr's
             self._open = None
 
+    def _make_ranges(self) -> bool:
+        try:
+            self._ranges = os.open(self._ranges_at, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            return False
+        return True
+
     def finish(self, lines: list[str]) -> None:
-        """Write what was held back, then *lines* of our own, and close."""
-        if self._left_out:
-            self._say(f"[nsml: {self._left_out} bytes left out]")
-        for source, data in self._ring:
-            self._write(source, bytes(data))
+        """Write what was held back, then *lines* of our own, and close. Waits while the disk is full."""
+        self._is_ending = True
+        self._catch_up()
         for line in lines:
             self._say(line)
         self.flush()
         os.close(self._log)
         if self._ranges >= 0:
             os.close(self._ranges)
+
+    def _catch_up(self) -> None:
+        """Write what was held back, as far as there is room."""
+        ring, left_out = self._ring, self._left_out
+        self._ring, self._held, self._left_out, self._full_at = deque(), 0, 0, 0.0
+        if left_out:
+            self._say(f"[nsml: {left_out} bytes left out]")
+        for source, data in ring:
+            self._write(source, bytes(data))
 
     def say(self, line: str) -> None:
         """A line of the platform's own among the session's."""
@@ -71,12 +96,14 @@ class Capture:
         self._write(OWN, data if self._last == b"\n" else b"\n" + data)
 
     def _write(self, source: int, data: bytes) -> None:
+        start = self._size
+        rest = self._put(self._log, data) if not self._full_at else data
+        if rest:
+            self._full_at = self._full_at or time.monotonic()
+            self._hold(source, rest)
+            data = data[: -len(rest)]
         if not data:
             return
-        start = self._size
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._log, view) :]
         self._size += len(data)
         self._last = data[-1:]
         if source != ERR:
@@ -86,6 +113,20 @@ class Capture:
         else:
             self.flush()
             self._open = (start, self._size)
+
+    def _put(self, fd: int, data: bytes) -> bytes:
+        """Append *data*; what there was no room for."""
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(fd, view) :]
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                if not self._is_ending:
+                    break
+                time.sleep(ROOM_EVERY)
+        return bytes(view)
 
     def _hold(self, source: int, data: bytes) -> None:
         if self._ring and self._ring[-1][0] == source:

@@ -13,7 +13,7 @@ import time
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from nsml.executor.supervision import mounts
-from nsml.executor.supervision.capture import ERR, OUT, Capture
+from nsml.executor.supervision.capture import ERR, FULL, OUT, ROOM_EVERY, Capture
 from nsml.executor.supervision.cgroups import Group
 from nsml.executor.supervision.ending import kill_all
 from nsml.executor.supervision.limits import Watch, confine
@@ -247,10 +247,21 @@ class Supervisor:
         self.capture.finish([*([line] if line else []), "User session exited"])
         seconds = max(0.0, (self.ended or time.monotonic()) - self.began) if self.began else 0.0
         ended = {"code": code, "cause": self.cause, "reason": self.reason, "seconds": round(seconds, 6)}
+        while not self._write(ended):
+            time.sleep(ROOM_EVERY)
+
+    def _write(self, ended: Dict[str, Any]) -> bool:
+        """Write `exit.json`; not, when the disk is full."""
         temporary = os.path.join(self.folder, ".exit.json")
-        with open(temporary, "w") as file:
-            json.dump(ended, file)
+        try:
+            with open(temporary, "w") as file:
+                json.dump(ended, file)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            return False
         os.rename(temporary, os.path.join(self.folder, "exit.json"))
+        return True
 
     def _find_cause(self, code: Optional[int]) -> None:
         """Name the cause where the exit code alone would not tell."""
