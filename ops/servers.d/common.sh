@@ -11,7 +11,7 @@ install_packages() {
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     say "installing $*"
     { [ -n "$(find /var/lib/apt/lists -name '*_Packages*' -mtime -7 2>/dev/null | head -n 1)" ] || apt-get update -qq; } >&2
-    without_services env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
+    DEBIAN_FRONTEND=noninteractive without_services apt-get install -y -qq --no-install-recommends "$@" >&2
   else
     echo "This machine lacks $*. Type: sudo apt-get install --no-install-recommends $*" >&2
     return 1
@@ -71,7 +71,8 @@ remember() { echo "$1 $(started "$1")" >"$SERVER_FOLDER/${2:-pid}"; }
 # Print the pid that `remember` noted, if that very process still runs.
 running() {
   local pid ticks
-  read -r pid ticks <"$SERVER_FOLDER/${1:-pid}" 2>/dev/null || return 1
+  [ -s "$SERVER_FOLDER/${1:-pid}" ] || return 1
+  read -r pid ticks <"$SERVER_FOLDER/${1:-pid}"
   [ -n "$ticks" ] && [ "$(started "$pid")" = "$ticks" ] || return 1
   echo "$pid"
 }
