@@ -63,25 +63,44 @@ def _class(module: str, name: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _bus(s: Settings) -> Bus:
-    adapter: Bus = _adapter("BUS", s.bus, {"memory": lambda: _class("nsml.bus.memory", "MemoryBus")()})
+def _bus(s: Settings, clock: Clock) -> Bus:
+    rabbit = lambda: _class("nsml.bus.rabbit", "RabbitBus")(s.bus, s.cluster, clock)  # noqa: E731
+    make = {
+        "memory": lambda: _class("nsml.bus.memory", "MemoryBus")(),
+        "amqp": rabbit,
+        "amqps": rabbit,
+    }
+    adapter: Bus = _adapter("BUS", s.bus, make)
     return adapter
 
 
 def _store(s: Settings) -> Store:
-    make = {"sqlite": lambda: _class("nsml.store.sqlite", "SqliteStore")(s.path(s.store))}
+    mongo = lambda: _class("nsml.store.mongo", "MongoStore")(s.store, s.cluster)  # noqa: E731
+    make = {
+        "sqlite": lambda: _class("nsml.store.sqlite", "SqliteStore")(s.path(s.store)),
+        "mongodb": mongo,
+        "mongodb+srv": mongo,
+    }
     adapter: Store = _adapter("STORE", s.store, make)
     return adapter
 
 
 def _streams(s: Settings) -> Streams:
-    make = {"file": lambda: _class("nsml.store.streams_file", "FileStreams")(s.path(s.streams))}
+    mongo = lambda: _class("nsml.store.streams_mongo", "MongoStreams")(s.streams, s.cluster)  # noqa: E731
+    make = {
+        "file": lambda: _class("nsml.store.streams_file", "FileStreams")(s.path(s.streams)),
+        "mongodb": mongo,
+        "mongodb+srv": mongo,
+    }
     adapter: Streams = _adapter("STREAMS", s.streams, make)
     return adapter
 
 
 def _blobs(s: Settings) -> Blobs:
-    make = {"file": lambda: _class("nsml.store.blobs", "ObjectBlobs")(f"file:{s.path(s.blobs)}")}
+    make = {
+        "file": lambda: _class("nsml.store.blobs", "ObjectBlobs")(f"file:{s.path(s.blobs)}"),
+        "s3": lambda: _class("nsml.store.blobs_s3", "S3Blobs")(s.blobs, s.cluster),
+    }
     adapter: Blobs = _adapter("BLOBS", s.blobs, make)
     return adapter
 
@@ -118,7 +137,7 @@ async def open_ports(s: Settings, roles: Sequence[str], clock: Clock) -> AsyncIt
         blobs = await stack.enter_async_context(_blobs(s))
         streams = await stack.enter_async_context(_streams(s))
         store = await stack.enter_async_context(_store(s))
-        bus = await stack.enter_async_context(_bus(s))
+        bus = await stack.enter_async_context(_bus(s, clock))
         node = "executor" in roles
         executor = await stack.enter_async_context(_executor(s, clock)) if node else None
         mailer = await stack.enter_async_context(_mailer(s)) if "notifier" in roles else None

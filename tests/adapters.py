@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from email.message import EmailMessage
 from pathlib import Path
 
+import stores
+
 from nsml.bus.memory import MemoryBus
 from nsml.clock import SystemClock
 from nsml.core.ports import Blobs, Bus, Clock, Executor, GpuProbe, Mailer, Store, Streams
@@ -24,12 +26,15 @@ BUSES: Mapping[str, Callable[[Path], Bus]] = {
 }
 STORES: Mapping[str, Callable[[Path], Store]] = {
     "sqlite": lambda folder: SqliteStore(folder / "nsml.db"),
+    "mongo": stores.mongo_store,
 }
 STREAMS: Mapping[str, Callable[[Path], Streams]] = {
     "file": lambda folder: FileStreams(folder / "streams"),
+    "mongo": stores.mongo_streams,
 }
 BLOBS: Mapping[str, Callable[[Path], Blobs]] = {
     "file": lambda folder: ObjectBlobs(f"file:{folder / 'blobs'}"),
+    "s3": stores.s3_blobs,
 }
 EXECUTORS: Mapping[str, Callable[[Path], Executor]] = {
     "process": lambda folder: ProcessExecutor(folder / "attempts", SystemClock()),

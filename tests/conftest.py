@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import adapters
 import pytest
+import stores
 from fakes import ManualClock
 
 from nsml.core.ports import Blobs, Bus, Clock, Store, Streams
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tidy_stores() -> Iterator[None]:
+    yield
+    stores.tidy()
 
 
 @pytest.fixture(params=tuple(adapters.BUSES))

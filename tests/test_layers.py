@@ -39,6 +39,7 @@ def test_the_import_contracts_hold():
         ("nsml/notify/rules.py", "import orjson", "Decisions do no I/O"),
         ("nsml/api/__init__.py", "import obstore", "Each driver has one adapter: obstore"),
         ("nsml/notify/service.py", "import sqlite3", "Each driver has one adapter: sqlite3"),
+        ("nsml/store/mongo.py", "import motor", "Each driver has one adapter: motor"),
         ("nsml/monitor/host.py", "import aiohttp", "HTTP is spoken by the API and the CLI alone"),
         ("nsml/encoder.py", "import orjson", "What user code imports stands alone"),
         ("nsml/__init__.py", "import nsml.core.ids", "The package root imports the SDK and nothing else"),

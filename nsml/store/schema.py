@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from pathlib import Path
 
@@ -11,6 +12,7 @@ SCHEMA = 1
 CHECK_BELOW = 64 << 20  # bytes: above, reading all of it would delay the start by more than a second
 LOG_KEPT = 64 << 20  # bytes of the write-ahead log left on disk once it is folded into the file
 HEADER = b"SQLite format 3\0"
+IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")  # of fields and kinds that may be asked for
 
 # What is asked for by these fields is found without reading every document of its kind.
 FIELDS = {

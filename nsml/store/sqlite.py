@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,6 @@ from nsml.store import schema
 from nsml.store.writer import GroupWriter
 
 T = TypeVar("T")
-IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
 READERS = 2  # so that one slow scan does not hold back the next
 
 COLUMNS = (
@@ -248,14 +246,14 @@ def select(
 
 @lru_cache(maxsize=256)
 def _field(name: str) -> str:
-    if not IDENTIFIER.fullmatch(name):
+    if not schema.IDENTIFIER.fullmatch(name):
         raise BadInput(f"{name[:80]!r} is not the name of a field.")
     return schema.field(name)
 
 
 def _condition(kind: str, where: Mapping[str, object]) -> tuple[str, tuple[Any, ...]]:
     """The SQL condition for documents of *kind*. The kind stands in the text: the indexes ask for it."""
-    if not IDENTIFIER.fullmatch(kind):
+    if not schema.IDENTIFIER.fullmatch(kind):
         raise BadInput(f"{kind[:80]!r} is not a kind of document.")
     parts, values = [f"kind='{kind}'"], list[Any]()
     for name, wanted in where.items():

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from nsml.core.errors import BadInput, Conflict, Unavailable
-from nsml.core.ids import printable
+from nsml.store import stream_names
 
 T = TypeVar("T")
 THREADS = 4  # disks serve a few at a time; one slow read must not hold back the log of another session
@@ -87,7 +87,7 @@ class FileStreams:
                 folder = folder.parent
 
     def _below(self, prefix: str) -> Iterator[tuple[str, Path]]:
-        start = self._path(prefix.rpartition("/")[0]) if "/" in prefix else self.root
+        start = self.root.joinpath(*stream_names.folder(prefix))
         for at, _, names in os.walk(start):
             for name in names:
                 path = Path(at, name)
@@ -96,10 +96,7 @@ class FileStreams:
                     yield stream, path
 
     def _path(self, stream: str) -> Path:
-        parts = stream.split("/")
-        if any(part in ("", ".", "..") or "\0" in part or len(os.fsencode(part)) > 255 for part in parts):
-            raise BadInput(f"{printable(stream)[:200]!r} cannot name a stream.")
-        return self.root.joinpath(*parts)
+        return self.root.joinpath(*stream_names.parts(stream))
 
     async def _do(self, path: Path, work: Callable[[], T], *, here: bool = False) -> T:
         """The result of *work*: in the caller's thread when it is short (*here*), else in another."""
