@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stores
 
 from nsml import app, settings
 from nsml.clock import SystemClock
@@ -71,3 +72,28 @@ def test_what_nobody_foresaw_ends_with_a_sentence(
     monkeypatch.setenv("NSML_HOME", str(tmp_path))
     assert app.main([]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == "Error: The platform failed: OverflowError: too far."
+
+
+async def test_documents_streams_and_blobs_may_lie_on_servers(tmp_path: Path) -> None:
+    place = stores.cluster(tmp_path, stores.mongo_url()), stores.cluster(tmp_path, stores.s3_url())
+    s = settings.load(
+        {
+            "NSML_HOME": str(tmp_path),
+            "NSML_CLUSTER": place[0],
+            "NSML_STORE": stores.mongo_url(),
+            "NSML_STREAMS": stores.mongo_url(),
+            "NSML_BLOBS": stores.s3_url(),
+        }
+    )
+    async with app.open_ports(s, [], SystemClock()) as ports:
+        for port in (ports.store, ports.streams, ports.blobs):
+            await port.ping()
+    assert not list(tmp_path.glob("*.db"))
+
+
+@pytest.mark.parametrize("url", ["mongodb://h:x/", "mongodb+srv://", "mysql://h"])
+async def test_a_store_that_cannot_be_is_refused(tmp_path: Path, url: str) -> None:
+    pytest.importorskip("motor")
+    s = settings.load({"NSML_HOME": str(tmp_path), "NSML_STORE": url})
+    with pytest.raises(BadInput):
+        await opened(s)

@@ -13,7 +13,7 @@ _ESCAPED = re.compile(r"%([0-9A-F]{2}|_)")
 
 
 def stored(value: Any, what: str) -> Any:
-    """*value* with keys that every server takes. Raises `BadInput`, naming *what*, for what JSON cannot hold."""
+    """*value* with keys that every server takes. Raises `BadInput` for what JSON cannot hold."""
     kind = type(value)
     if kind is str or kind is bool or value is None:
         return value
