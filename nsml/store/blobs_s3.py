@@ -8,7 +8,6 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -40,7 +39,7 @@ class S3Blobs:
     come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
 
     `ab/abcdef…` holds what has that digest, `used/abcdef…` is as old as the last time it was asked for by
-    `missing` or `sizes`: objects cannot be dated anew.
+    `missing` or `sizes`: objects cannot be dated anew. There is no `path`: none lies on this disk.
     """
 
     def __init__(self, url: str, cluster: str = "default") -> None:
@@ -116,11 +115,6 @@ class S3Blobs:
     async def ping(self) -> None:
         with self._driver():
             await obstore.list_with_delimiter_async(self._opened(), prefix=TEMPORARY)
-
-    def path(self, digest: str) -> Path | None:
-        """None: no blob lies on this machine's disk."""
-        ids.digest(digest)
-        return None
 
     async def put(self, chunks: AsyncIterator[bytes], digest: str = "") -> str:
         wanted = ids.digest(digest) if digest else ""

@@ -19,6 +19,7 @@ from fakes import until
 from proxies import Proxy
 
 from nsml.core.errors import BadInput, NotFound, Unavailable
+from nsml.executor import trees
 from nsml.store.blobs_s3 import PART, QUICK, USED, S3Blobs
 
 MB = 1 << 20
@@ -165,8 +166,14 @@ async def test_two_clusters_in_one_bucket_do_not_meet(direct, tmp_path):
             await other.get_bytes(digest)
 
 
-async def test_no_blob_lies_on_this_machine(direct):
-    assert direct.path(await direct.put_bytes(b"abc")) is None
+async def test_a_tree_is_laid_down_from_the_server(direct, tmp_path):
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / "main.py").write_bytes(b"print()\n")
+    digest, tree = await trees.store(direct, folder, [folder / "main.py"])
+    assert await trees.read(direct, digest) == tree
+    await trees.lay(direct, tree, tmp_path / "laid", shared=True)
+    assert (tmp_path / "laid" / "main.py").read_bytes() == b"print()\n"
 
 
 async def test_wrong_keys_are_said_to_be_wrong_and_are_not_told(monkeypatch):
