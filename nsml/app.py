@@ -56,7 +56,13 @@ def _adapter(setting: str, url: str, known: dict[str, Callable[[], Any]]) -> Any
             f"NSML_{setting}: {url!r} has no scheme that is known.",
             hint=f"Known are: {', '.join(f'{name}:' for name in known)}",
         )
-    return make()
+    try:
+        return make()
+    except ModuleNotFoundError as error:
+        raise BadInput(
+            f"NSML_{setting}: {scheme}: needs the package {error.name}, which is not installed.",
+            hint="Type: pip install 'nsml[cluster]'",
+        ) from error
 
 
 def _class(module: str, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -96,4 +97,15 @@ async def test_a_store_that_cannot_be_is_refused(tmp_path: Path, url: str) -> No
     pytest.importorskip("motor")
     s = settings.load({"NSML_HOME": str(tmp_path), "NSML_STORE": url})
     with pytest.raises(BadInput):
+        await opened(s)
+
+
+async def test_a_driver_that_is_not_installed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in [name for name in sys.modules if name.startswith("nsml.store.mongo")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "motor.motor_asyncio", None)
+    s = settings.load({"NSML_HOME": str(tmp_path), "NSML_STORE": "mongodb://h"})
+    with pytest.raises(BadInput, match="not installed"):
         await opened(s)
