@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from email.message import EmailMessage
 from pathlib import Path
 
+import brokers
 import stores
 
 from nsml.bus.memory import MemoryBus
@@ -23,6 +24,7 @@ from nsml.store.streams_file import FileStreams
 
 BUSES: Mapping[str, Callable[[Path], Bus]] = {
     "memory": lambda folder: MemoryBus(),
+    "rabbit": brokers.a_bus,
 }
 STORES: Mapping[str, Callable[[Path], Store]] = {
     "sqlite": lambda folder: SqliteStore(folder / "nsml.db"),

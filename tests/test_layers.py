@@ -38,6 +38,7 @@ def test_the_import_contracts_hold():
         ("nsml/core/node.py", "import asyncio", "Decisions do no I/O"),
         ("nsml/notify/rules.py", "import orjson", "Decisions do no I/O"),
         ("nsml/api/__init__.py", "import obstore", "Each driver has one adapter: obstore"),
+        ("nsml/bus/relay.py", "import aio_pika", "Each driver has one adapter: aio_pika"),
         ("nsml/notify/service.py", "import sqlite3", "Each driver has one adapter: sqlite3"),
         ("nsml/store/mongo.py", "import motor", "Each driver has one adapter: motor"),
         ("nsml/monitor/host.py", "import aiohttp", "HTTP is spoken by the API and the CLI alone"),

@@ -26,8 +26,8 @@ def scheduler() -> Queue:
 
 
 def node(name: str) -> Queue:
-    """The orders to one node."""
-    return Queue(name=f"nsml.node.{name}", bindings=(f"cmd.attempt.*.{name}",))
+    """The orders to one node; few ahead, because one that ends its reader counts against those beside it."""
+    return Queue(name=f"nsml.node.{name}", bindings=(f"cmd.attempt.*.{name}",), ahead=8)
 
 
 def notifier() -> Queue:

@@ -32,12 +32,14 @@ class Port(Protocol):
 class Queue:
     """A queue and the routes it takes (`*` one word, `#` any number). `lasting` ones keep what nobody has
     settled and make `publish` wait for it (embedded) or survive a restart (production); the others are a
-    reader's own, hold at most `most` messages and drop the oldest."""
+    reader's own, hold at most `most` messages and drop the oldest. A broker hands a consumer at most `ahead`
+    messages that it has not settled."""
 
     name: str
     bindings: tuple[str, ...]
     lasting: bool = True
     most: int = 10_000
+    ahead: int = 256
 
 
 class Delivery(Protocol):

@@ -1,17 +1,36 @@
-"""The path of a run, on a whole embedded platform: as it is, with messages doubled, and shuffled."""
+"""The path of a run, on a whole embedded platform: as it is, with messages doubled, shuffled, or on RabbitMQ."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import brokers
 import pytest
-from worlds import a_world
+from worlds import World, a_world
 
 from nsml.core import catalogue as c
 from nsml.core.session import State
 
-MODIFIERS = [{}, {"twice": True}, {"shuffled": True}, {"twice": True, "shuffled": True}]
-NAMES = ["plain", "twice", "shuffled", "twice-shuffled"]
+MODIFIERS = [{}, {"twice": True}, {"shuffled": True}, {"twice": True, "shuffled": True}, {"rabbit": True}]
+NAMES = ["plain", "twice", "shuffled", "twice-shuffled", "rabbit"]
+
+
+@contextlib.asynccontextmanager
+async def on_its_bus(home: Path, *, rabbit: bool = False, **modifiers: bool) -> AsyncIterator[World]:
+    """A world, on RabbitMQ if it is to be; skipped without one."""
+    if not rabbit:
+        async with a_world(home, **modifiers) as world:
+            yield world
+        return
+    where, cluster = brokers.url(), brokers.a_cluster()
+    try:
+        async with a_world(home, NSML_BUS=where, NSML_CLUSTER=cluster, **modifiers) as world:
+            yield world
+    finally:
+        await brokers.sweep(where, cluster)
+
 
 SAVING = """
     import nsml, os
@@ -27,7 +46,7 @@ SAVING = """
 async def test_a_session_runs_once_and_leaves_log_curve_and_checkpoints(
     tmp_path: Path, modifiers: dict[str, bool]
 ) -> None:
-    async with a_world(tmp_path, **modifiers) as world:
+    async with on_its_bus(tmp_path, **modifiers) as world:
         name = await world.run(SAVING)
         session = await world.until(name)
         assert (session.state, session.code, session.attempt) == (State.COMPLETED, 0, 1)
@@ -41,7 +60,7 @@ async def test_a_session_runs_once_and_leaves_log_curve_and_checkpoints(
 
 @pytest.mark.parametrize("modifiers", MODIFIERS, ids=NAMES)
 async def test_a_failure_is_told_once_and_mailed_once(tmp_path: Path, modifiers: dict[str, bool]) -> None:
-    async with a_world(tmp_path, **modifiers) as world:
+    async with on_its_bus(tmp_path, **modifiers) as world:
         name = await world.run("import sys; print('last words', flush=True); sys.exit(3)")
         session = await world.until(name)
         assert (session.state, session.code) == (State.FAILED, 3)
@@ -55,7 +74,7 @@ async def test_a_failure_is_told_once_and_mailed_once(tmp_path: Path, modifiers:
 async def test_a_failing_session_is_tried_again_as_often_as_asked(
     tmp_path: Path, modifiers: dict[str, bool]
 ) -> None:
-    async with a_world(tmp_path, **modifiers) as world:
+    async with on_its_bus(tmp_path, **modifiers) as world:
         name = await world.run("import sys; print('again', flush=True); sys.exit(1)", retries=2)
         session = await world.until(name)
         assert (session.state, session.attempt) == (State.FAILED, 3)
@@ -64,7 +83,7 @@ async def test_a_failing_session_is_tried_again_as_often_as_asked(
 
 @pytest.mark.parametrize("modifiers", MODIFIERS, ids=NAMES)
 async def test_many_sessions_end_once_each(tmp_path: Path, modifiers: dict[str, bool]) -> None:
-    async with a_world(tmp_path, **modifiers) as world:
+    async with on_its_bus(tmp_path, **modifiers) as world:
         names = [await world.run(f"print('START {i}')") for i in range(12)]
         for i, name in enumerate(names):
             assert (await world.until(name)).state is State.COMPLETED
