@@ -187,6 +187,7 @@ class Link:
             channel = await self._connection.channel()
             await self._prepare(channel)
         self._channel = channel
+        self._why = "it does not answer in time"
         self._is_up.set()
 
     async def _disconnect(self) -> None:
