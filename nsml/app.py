@@ -21,12 +21,13 @@ from typing import Any
 
 import orjson
 
+from nsml import journal
 from nsml import settings as configuration
 from nsml.clock import SystemClock
 from nsml.core.catalogue import Holding
 from nsml.core.checkpoint import CHECKPOINT
 from nsml.core.checkpoint import name as checkpoint_name
-from nsml.core.errors import BadInput, Damaged, NsmlError, Refused
+from nsml.core.errors import BadInput, Damaged, Refused
 from nsml.core.ports import Blobs, Bus, Clock, Executor, GpuProbe, Mailer, Store, Streams
 from nsml.settings import ROLES, Settings
 
@@ -343,32 +344,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="nsml up", description=main.__doc__)
     parser.add_argument("--roles", default="")
     options = parser.parse_args(argv)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    journal.begin()
     try:
         asyncio.run(_main(configuration.load(), parse_roles(options.roles)))
-    except NsmlError as error:
-        return _say(error)
     except Exception as error:  # noqa: BLE001  the last door: the log gets all of it, people get a sentence
-        return _say(_explained(error))
+        return journal.end(error)
     return 0
-
-
-def _explained(error: Exception) -> NsmlError:
-    """What ended the platform, in words; what nobody foresaw leaves its traceback in the log."""
-    if isinstance(error, ExceptionGroup):
-        known, _ = error.split(NsmlError)
-        return _explained((known or error).exceptions[0])
-    if isinstance(error, NsmlError):
-        return error
-    log.error("the platform failed", exc_info=error)
-    return NsmlError(f"The platform failed: {type(error).__name__}: {error}.")
-
-
-def _say(error: NsmlError) -> int:
-    sys.stderr.write(f"Error: {error.message}\n" + (f"{error.hint}\n" if error.hint else ""))
-    return error.exit_code
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nsml import app, settings
+from nsml import app, journal, settings
 from nsml.clock import SystemClock
 from nsml.core.errors import BadInput, Damaged, Unavailable
 
@@ -71,3 +72,10 @@ def test_what_nobody_foresaw_ends_with_a_sentence(
     monkeypatch.setenv("NSML_HOME", str(tmp_path))
     assert app.main([]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == "Error: The platform failed: OverflowError: too far."
+
+
+def test_a_line_of_the_log_has_its_facts(capsys: pytest.CaptureFixture[str]) -> None:
+    record = logging.makeLogRecord({"msg": "handling waits", "name": "nsml.bus", "levelname": "WARNING"})
+    record.__dict__ |= {"route": "evt.x", "why": "the disk\x1b is\nfull"}
+    shown = journal.Facts("%(levelname)s %(name)s: %(message)s").format(record)
+    assert shown == "WARNING nsml.bus: handling waits route=evt.x why='the disk� is full'"
