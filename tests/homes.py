@@ -126,3 +126,12 @@ def packed(data: bytes, digest: str = "", length: int | None = None) -> bytes:
     """*data* as a part of a pack; with another digest or length it is a forged one."""
     size = len(data) if length is None else length
     return bytes.fromhex(digest or sha(data)) + struct.pack("<Q", size) + data
+
+
+def refused(done: Typed, code: int, *words: str) -> None:
+    """The command was refused with that exit code, in a sentence that has *words*, and with a next step."""
+    assert done.code == code, done.everything
+    assert done.err.count("\n") >= 2 and "Traceback" not in done.everything, done.everything
+    assert any(line.startswith("Error: ") for line in done.err.splitlines())
+    for word in words:
+        assert word in done.err
