@@ -64,6 +64,8 @@ class Root(LazyGroup):
         "status": Entry("server", "status", "Show the platform and what it has.", OF_CLUSTER),
         "node": Entry("", "", "The nodes: ls, drain, resume.", OF_CLUSTER, NodeGroup),
         "gpustat": Entry("nodes", "gpustat", "Show every GPU and who uses it.", OF_CLUSTER),
+        "gpumonitor": Entry("nodes", "gpustat", "The same as gpustat."),
+        "gpumornitor": Entry("nodes", "gpustat", "The same as gpustat."),
     }
 
 

@@ -22,9 +22,11 @@ class Waiting:
     detach: bool = False
 
 
-def detached(shell: Shell, session: str) -> int:
+def detached(shell: Shell, session: str, interactive: bool = False) -> int:
     """Say that the session goes on, and how to come back."""
     shell.say(f"\nDetached; the session goes on. 'nsml logs -f {session}' shows it again.")
+    if interactive:
+        shell.say(f"It stays after its end: 'nsml rm -f {session}' ends and removes it.")
     return errors.INTERRUPTED
 
 
@@ -44,7 +46,7 @@ def stay(shell: Shell, session: str, status: str, waiting: Waiting) -> int | Non
                 shell.say(f"{session}: failed: {row.get('reason')}")
             shell.say(f"'nsml logs -f {session}' shows its log.")
     except follow.Detached:
-        return detached(shell, session)
+        return detached(shell, session, waiting.interactive)
     return None
 
 

@@ -132,11 +132,14 @@ class SqliteStore:
         sql, values = select(COLUMNS, kind, where or {}, order)
         return await self._read(lambda c: self._documents(c, sql, (*values, limit)))
 
-    async def tally(self, kind: str, by: str, where: Mapping[str, object] | None = None) -> Mapping[str, int]:
+    async def tally(
+        self, kind: str, by: str, where: Mapping[str, object] | None = None, *, total: str = ""
+    ) -> Mapping[str, int]:
         condition, values = _condition(kind, where or {})
-        sql = f"SELECT {_field(by)}, count(*) FROM document WHERE {condition} GROUP BY 1"
+        counted = f"sum({_field(total)})" if total else "count(*)"
+        sql = f"SELECT {_field(by)}, {counted} FROM document WHERE {condition} GROUP BY 1"
         rows = await self._read(lambda c: c.execute(sql, values).fetchall())
-        return {str(value): count for value, count in rows}
+        return {str(value): int(count or 0) for value, count in rows}
 
     async def owing(self, limit: int = 1000) -> Sequence[Document]:
         return await self._read(lambda c: self._documents(c, OWING, (limit,)))
