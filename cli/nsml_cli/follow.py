@@ -164,7 +164,8 @@ def sentence(row: Row) -> str:
     if status == "placed":
         doing = {"data": "fetching data", "environment": "building the environment", "starting": "starting"}
         what = doing.get(phase, "preparing")
-        return f"{what.capitalize()} on {row.get('node')}" + (f": {detail}" if detail else "")
+        more = "" if not detail or detail in what else f": {detail}"
+        return f"{what.capitalize()} on {row.get('node')}{more}"
     if status in ("running", "stopping"):
         return f"{str(status).capitalize()} on {row.get('node')}"
     return ""

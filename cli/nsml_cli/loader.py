@@ -38,6 +38,7 @@ class LazyGroup(TyperGroup):
     """A group that knows its commands from a table; helpers list them without importing one."""
 
     table: ClassVar[Mapping[str, Entry]] = {}
+    example: ClassVar[str] = ""
 
     def get_params(self, ctx: Any) -> Any:
         return _quick(super().get_params(ctx))
@@ -49,7 +50,9 @@ class LazyGroup(TyperGroup):
         entry = self.table.get(cmd_name)
         if entry is None:
             return None
-        return group(entry.group, cmd_name, entry.help) if entry.group else _command(cmd_name, entry)
+        if entry.group is None:
+            return _command(cmd_name, entry)
+        return group(entry.group, cmd_name, example(f"{entry.help}\n\nExample:\n  $ {entry.group.example}"))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]

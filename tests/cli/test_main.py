@@ -22,7 +22,7 @@ def every_command() -> list[tuple[str, ...]]:
     return found
 
 
-@pytest.mark.parametrize("words", every_command())
+@pytest.mark.parametrize("words", [*every_command(), ("model",), ("dataset",), ("node",)])
 def test_every_command_has_help_with_an_example(words: tuple[str, ...], nsml: Typing) -> None:
     done = nsml(*words, "--help")
     assert done.code == 0
