@@ -9,8 +9,6 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from nsml.bus import topology
 from nsml.bus.consumer import Fence, consume
 from nsml.bus.patience import pauses
@@ -205,7 +203,7 @@ class NodeAgent:
         elif supervisor is not None:
             try:
                 tree = await supervisor.produced() or await trees.put_list(self._blobs, Tree())
-                ok, data = True, orjson.dumps({"tree": tree}).decode()
+                ok, data = True, tree
             except NsmlError as error:
                 data = error.message
         answer = c.AttemptAnswered(session=message.session, ask=message.ask, ok=ok, data=data)

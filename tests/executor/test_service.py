@@ -249,7 +249,7 @@ async def test_a_running_session_is_asked_for_what_it_made(node: Node) -> None:
         await node.order(c.AskAttempt(session=SESSION, attempt=1, ask=ask, verb=verb))
     await until(lambda: len(node.of(c.AttemptAnswered)) == 2)
     answers = {answer.ask: answer for answer in node.of(c.AttemptAnswered)}
-    tree = await trees.read(node.blobs, json.loads(answers["1"].data)["tree"])
+    tree = await trees.read(node.blobs, answers["1"].data)
     assert [file.path for file in tree.files] == ["made"]
     assert not answers["2"].ok and "dance" in answers["2"].data
 
