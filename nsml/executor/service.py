@@ -190,7 +190,7 @@ class NodeAgent:
             supervisor.task.cancel()
             await asyncio.gather(supervisor.task, return_exceptions=True)
         await self._executor.reap(kept.id)
-        await asyncio.to_thread(remove, self._node.attempts / kept.id)
+        remove(self._node.attempts / kept.id)  # what never came to be started
         supervisor.gone.set()
         self._supervisors.pop(kept.name, None)
         self._reaping.discard(kept.name)

@@ -298,7 +298,7 @@ async def test_a_reaped_attempt_leaves_nothing_and_never_starts_again(node: Node
     assert [holding.ended for holding in node.agent.holdings()] == [True]
     await node.reap()
     await until(lambda: not node.agent.holdings())
-    assert not list(node.attempts.iterdir())
+    await until(lambda: not list(node.attempts.iterdir()), timeout=20)
     await node.order(message)
     await node.restart()
     await node.order(message)
@@ -415,4 +415,11 @@ async def test_an_idle_node_does_nothing(node: Node) -> None:
     await node.reap()
     await until(lambda: not node.agent.holdings())
     loop = asyncio.get_running_loop()
-    assert not [handle for handle in loop._scheduled if not handle.cancelled()]  # type: ignore[attr-defined]
+
+    def nothing_is_due() -> bool:
+        return not [handle for handle in loop._scheduled if not handle.cancelled()]  # type: ignore[attr-defined]
+
+    async with asyncio.timeout(20):  # the run directory is deleted a little later, and then there is peace
+        while list(node.attempts.iterdir()):
+            await asyncio.sleep(0.1)
+    assert nothing_is_due()
