@@ -259,6 +259,7 @@ def _announce(s: Settings, roles: Sequence[str], port: int, clock: Clock) -> Non
     """Tell this home's commands where the platform is."""
     if port:
         _write(s.home / "port", str(port))
+        log.info("listens at http://%s:%s", s.host, port)
     facts = {
         "pid": os.getpid(),
         "api": f"http://{s.host}:{port}" if port else None,

@@ -67,7 +67,7 @@ def yaml_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _plain(value: Any) -> str:
-    if isinstance(value, dict | list):
+    if isinstance(value, dict | list | bool):
         import json
 
         return json.dumps(value)

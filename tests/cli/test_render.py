@@ -55,8 +55,8 @@ def test_tabs_and_newlines_are_spaces_in_a_cell() -> None:
 
 
 def test_csv_is_for_programs() -> None:
-    rows = [{"a": "x, y", "b": None, "c": 0.12345}, {"a": "two\nlines", "b": {"k": 1}, "c": 1}]
-    assert render.csv_lines(rows) == ["a,b,c", '"x, y",,0.12345', 'two lines,"{""k"": 1}",1']
+    rows = [{"a": "x, y", "b": None, "c": 0.12345}, {"a": "two\nlines", "b": {"k": 1}, "c": True}]
+    assert render.csv_lines(rows) == ["a,b,c", '"x, y",,0.12345', 'two lines,"{""k"": 1}",true']
     assert render.csv_lines([]) == []
 
 
