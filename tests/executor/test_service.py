@@ -382,7 +382,7 @@ async def test_an_end_that_was_told_is_told_again_until_it_is_reaped(node: Node)
     await until(lambda: len(node.of(c.AttemptExited)) == 2)
     assert node.of(c.AttemptExited)[1] == first
     await node.reap()
-    await until(lambda: not list(node.attempts.iterdir()))
+    await until(lambda: not list(node.attempts.iterdir()), timeout=20)
     await node.restart()
     assert not node.agent.holdings()
 
