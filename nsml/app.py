@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -151,7 +151,7 @@ def _check_whole(s: Settings) -> None:
 
 
 # -- services --------------------------------------------------------------------------------------
-class Service:
+class Service(Protocol):
     """What the platform runs: `run` for ever; `ready` is set once it can be relied on."""
 
     ready: asyncio.Event
@@ -159,9 +159,12 @@ class Service:
     async def run(self) -> None: ...
 
 
-def _services(s: Settings, roles: Sequence[str], ports: Ports) -> list[tuple[str, Any]]:
+Named = tuple[str, Service]
+
+
+def _services(s: Settings, roles: Sequence[str], ports: Ports) -> list[Named]:
     """The chosen roles' services, in the order in which they start."""
-    made: list[tuple[str, Any]] = []
+    made: list[Named] = []
     if "scheduler" in roles:
         made.append(("scheduler", _scheduler(ports)))
     if "monitor" in roles:
@@ -177,20 +180,21 @@ def _services(s: Settings, roles: Sequence[str], ports: Ports) -> list[tuple[str
     return made
 
 
-def _scheduler(ports: Ports) -> Any:
+def _scheduler(ports: Ports) -> Service:
     policy = importlib.import_module("nsml.scheduler.policy")
     sweep = _class("nsml.store.sweep", "sweep")
 
     async def housekeep() -> None:
         await sweep(ports.store, ports.blobs, ports.clock.now())
 
-    return _class("nsml.scheduler.service", "Scheduler")(
+    scheduler: Service = _class("nsml.scheduler.service", "Scheduler")(
         policy.Placing(), policy.Patience(), ports.store, ports.bus, ports.clock, holder(), housekeep
     )
+    return scheduler
 
 
-def _node(s: Settings, roles: Sequence[str], ports: Ports) -> list[tuple[str, Any]]:
-    made: list[tuple[str, Any]] = []
+def _node(s: Settings, roles: Sequence[str], ports: Ports) -> list[Named]:
+    made: list[Named] = []
     agent = None
     if "executor" in roles:
         agent = _class("nsml.executor.service", "NodeAgent")(
