@@ -17,16 +17,17 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
+from nsml import journal
 from nsml import settings as configuration
 from nsml.clock import SystemClock
 from nsml.core.catalogue import Holding
 from nsml.core.checkpoint import CHECKPOINT
 from nsml.core.checkpoint import name as checkpoint_name
-from nsml.core.errors import BadInput, Damaged, NsmlError, Refused
+from nsml.core.errors import BadInput, Damaged, Refused
 from nsml.core.ports import Blobs, Bus, Clock, Executor, GpuProbe, Mailer, Store, Streams
 from nsml.settings import ROLES, Settings
 
@@ -175,7 +176,7 @@ def _check_whole(s: Settings) -> None:
 
 
 # -- services --------------------------------------------------------------------------------------
-class Service:
+class Service(Protocol):
     """What the platform runs: `run` for ever; `ready` is set once it can be relied on."""
 
     ready: asyncio.Event
@@ -183,9 +184,12 @@ class Service:
     async def run(self) -> None: ...
 
 
-def _services(s: Settings, roles: Sequence[str], ports: Ports) -> list[tuple[str, Any]]:
+Named = tuple[str, Service]
+
+
+def _services(s: Settings, roles: Sequence[str], ports: Ports) -> list[Named]:
     """The chosen roles' services, in the order in which they start."""
-    made: list[tuple[str, Any]] = []
+    made: list[Named] = []
     if "scheduler" in roles:
         made.append(("scheduler", _scheduler(ports)))
     if "monitor" in roles:
@@ -201,20 +205,21 @@ def _services(s: Settings, roles: Sequence[str], ports: Ports) -> list[tuple[str
     return made
 
 
-def _scheduler(ports: Ports) -> Any:
+def _scheduler(ports: Ports) -> Service:
     policy = importlib.import_module("nsml.scheduler.policy")
     sweep = _class("nsml.store.sweep", "sweep")
 
     async def housekeep() -> None:
         await sweep(ports.store, ports.blobs, ports.clock.now())
 
-    return _class("nsml.scheduler.service", "Scheduler")(
+    scheduler: Service = _class("nsml.scheduler.service", "Scheduler")(
         policy.Placing(), policy.Patience(), ports.store, ports.bus, ports.clock, holder(), housekeep
     )
+    return scheduler
 
 
-def _node(s: Settings, roles: Sequence[str], ports: Ports) -> list[tuple[str, Any]]:
-    made: list[tuple[str, Any]] = []
+def _node(s: Settings, roles: Sequence[str], ports: Ports) -> list[Named]:
+    made: list[Named] = []
     agent = None
     if "executor" in roles:
         agent = _class("nsml.executor.service", "NodeAgent")(
@@ -283,6 +288,7 @@ def _announce(s: Settings, roles: Sequence[str], port: int, clock: Clock) -> Non
     """Tell this home's commands where the platform is."""
     if port:
         _write(s.home / "port", str(port))
+        log.info("listens at http://%s:%s", s.host, port)
     facts = {
         "pid": os.getpid(),
         "api": f"http://{s.host}:{port}" if port else None,
@@ -368,32 +374,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="nsml up", description=main.__doc__)
     parser.add_argument("--roles", default="")
     options = parser.parse_args(argv)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    journal.begin()
     try:
         asyncio.run(_main(configuration.load(), parse_roles(options.roles)))
-    except NsmlError as error:
-        return _say(error)
     except Exception as error:  # noqa: BLE001  the last door: the log gets all of it, people get a sentence
-        return _say(_explained(error))
+        return journal.end(error)
     return 0
-
-
-def _explained(error: Exception) -> NsmlError:
-    """What ended the platform, in words; what nobody foresaw leaves its traceback in the log."""
-    if isinstance(error, ExceptionGroup):
-        known, _ = error.split(NsmlError)
-        return _explained((known or error).exceptions[0])
-    if isinstance(error, NsmlError):
-        return error
-    log.error("the platform failed", exc_info=error)
-    return NsmlError(f"The platform failed: {type(error).__name__}: {error}.")
-
-
-def _say(error: NsmlError) -> int:
-    sys.stderr.write(f"Error: {error.message}\n" + (f"{error.hint}\n" if error.hint else ""))
-    return error.exit_code
 
 
 if __name__ == "__main__":

@@ -60,3 +60,32 @@ INBOXES: Mapping[str, Callable[[Path], Sequence[EmailMessage]]] = {  # what the 
 PROBES: Mapping[str, Callable[[Path, int], GpuProbe]] = {  # of a node with so many GPUs
     "static": lambda folder, gpus: StaticProbe(f"static:{gpus}", "n1"),
 }
+
+PORTS: Mapping[str, Mapping[str, object]] = {
+    "bus": BUSES,
+    "store": STORES,
+    "streams": STREAMS,
+    "blobs": BLOBS,
+    "executor": EXECUTORS,
+    "mailer": MAILERS,
+    "probe": PROBES,
+}
+PRODUCTION = {  # what each port is to have besides, and which server it wants
+    "bus": "RabbitMQ",
+    "store": "MongoDB",
+    "streams": "MongoDB",
+    "blobs": "S3",
+    "executor": "Docker",
+    "mailer": "SMTP",
+    "probe": "NVML",
+}
+
+
+def tried_and_skipped() -> list[str]:
+    """Two lines for the end of the tests: which adapters they tried, and which they could not."""
+    tried = ", ".join(f"{name} ({port})" for port, known in PORTS.items() for name in known)
+    skipped = ", ".join(f"{name} ({port})" for port, name in PRODUCTION.items())
+    return [
+        f"Adapters tried: {tried}.",
+        f"Production adapters skipped, for no server of theirs runs here: {skipped}. See './dev servers'.",
+    ]

@@ -76,3 +76,11 @@ async def background() -> AsyncIterator[Callable[[Coroutine[Any, Any, Any]], asy
     for outcome in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(outcome, Exception):
             raise outcome
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say which adapters the contract tests tried, if any of them ran."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    if any("contracts/" in str(getattr(report, "nodeid", "")) for report in reports):
+        for line in adapters.tried_and_skipped():
+            terminalreporter.write_line(line)

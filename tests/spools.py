@@ -115,7 +115,10 @@ class Node:
 
     def _answer(self, load: outbox.Load) -> None:
         self.asked.append(load)
-        found = self.kept.get((load.session, str(load.checkpoint)))
+        wanted = load.checkpoint
+        if wanted is None:  # the latest
+            wanted = [name for session, name in self.kept if session == load.session][-1]
+        found = self.kept.get((load.session, wanted))
         answer = {"error": "not-found", "message": "there is none"}
         if found:
             shutil.copytree(found, self.spool / "loads" / load.request)

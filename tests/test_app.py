@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import stores
 
-from nsml import app, settings
+from nsml import app, journal, settings
 from nsml.clock import SystemClock
 from nsml.core.errors import BadInput, Damaged, Unavailable
 
@@ -109,3 +110,10 @@ async def test_a_driver_that_is_not_installed_is_named(
     s = settings.load({"NSML_HOME": str(tmp_path), "NSML_STORE": "mongodb://h"})
     with pytest.raises(BadInput, match="not installed"):
         await opened(s)
+
+
+def test_a_line_of_the_log_has_its_facts(capsys: pytest.CaptureFixture[str]) -> None:
+    record = logging.makeLogRecord({"msg": "handling waits", "name": "nsml.bus", "levelname": "WARNING"})
+    record.__dict__ |= {"route": "evt.x", "why": "the disk\x1b is\nfull"}
+    shown = journal.Facts("%(levelname)s %(name)s: %(message)s").format(record)
+    assert shown == "WARNING nsml.bus: handling waits route=evt.x why='the disk� is full'"

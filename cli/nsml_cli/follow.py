@@ -123,19 +123,29 @@ class Phases:
         self._shell = shell
         self._last = ""
         self._began = time.monotonic()
+        self._cut = ""  # what came of a build's line so far
 
     def note(self, event: str, data: Any, row: Row) -> Row:
         """Take one event; the row it leaves."""
         if event == "build":
-            self._shell.say(indent(str(data.get("text", "")).strip("\n"), "  "))
+            self._tell_build(str(data.get("text", "")))
             return row
         if event not in ("session", "end") or not isinstance(data, dict):
             return row
+        if event == "end" and self._cut:
+            self._tell_build("\n")
         words = sentence(data)
         if words and words != self._last:
             self._last = words
             self._tell(words, data)
         return {**row, **data}
+
+    def _tell_build(self, text: str) -> None:
+        """Show the lines of *text* that are whole, and keep the rest until more comes."""
+        whole, _, rest = (self._cut + text).rpartition("\n")
+        self._cut = rest
+        if whole.strip("\n"):
+            self._shell.say(indent(whole.strip("\n"), "  "))
 
     def _tell(self, words: str, row: Row) -> None:
         if row.get("status") == "queued" and sys.stderr.isatty():
@@ -154,7 +164,8 @@ def sentence(row: Row) -> str:
     if status == "placed":
         doing = {"data": "fetching data", "environment": "building the environment", "starting": "starting"}
         what = doing.get(phase, "preparing")
-        return f"{what.capitalize()} on {row.get('node')}" + (f": {detail}" if detail else "")
+        more = "" if not detail or detail in what else f": {detail}"
+        return f"{what.capitalize()} on {row.get('node')}{more}"
     if status in ("running", "stopping"):
         return f"{str(status).capitalize()} on {row.get('node')}"
     return ""

@@ -38,6 +38,7 @@ class LazyGroup(TyperGroup):
     """A group that knows its commands from a table; helpers list them without importing one."""
 
     table: ClassVar[Mapping[str, Entry]] = {}
+    example: ClassVar[str] = ""
 
     def get_params(self, ctx: Any) -> Any:
         return _quick(super().get_params(ctx))
@@ -49,7 +50,9 @@ class LazyGroup(TyperGroup):
         entry = self.table.get(cmd_name)
         if entry is None:
             return None
-        return group(entry.group, cmd_name, entry.help) if entry.group else _command(cmd_name, entry)
+        if entry.group is None:
+            return _command(cmd_name, entry)
+        return group(entry.group, cmd_name, example(f"{entry.help}\n\nExample:\n  $ {entry.group.example}"))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
@@ -121,7 +124,19 @@ def _quick(params: Any) -> Any:
     for param in params:
         if not isinstance(param.process_value, partial):
             param.process_value = partial(_process, param, param.process_value)
+            if param.param_type_name == "argument":
+                param.get_usage_pieces = partial(_usage_of_argument, param)
+                param.get_help_record = partial(_help_of_argument, param)
     return params
+
+
+def _usage_of_argument(param: Any, ctx: Any) -> list[str]:
+    return [param.metavar if param.required else f"[{param.metavar}]"]
+
+
+def _help_of_argument(param: Any, ctx: Any) -> tuple[str, str]:
+    """Its name and what it is, without the types of Python."""
+    return param.metavar, param.help or ""
 
 
 def _process(param: Any, convert: Callable[..., Any], ctx: Any, value: Any) -> Any:
@@ -129,7 +144,28 @@ def _process(param: Any, convert: Callable[..., Any], ctx: Any, value: Any) -> A
         return () if param.multiple or param.nargs == -1 else None
     is_text = getattr(getattr(param, "type_descriptor", None), "annotation", None) is str
     as_it_is = isinstance(value, str) if is_text else value is not None and value is param.default
-    return value if as_it_is and param.callback is None else convert(ctx, value)
+    if as_it_is and param.callback is None:
+        return value
+    try:
+        return convert(ctx, value)
+    except Exception as error:
+        if value is None or not hasattr(error, "format_message"):
+            raise
+        raise _wrong(param, ctx, value) from error
+
+
+def _wrong(param: Any, ctx: Any, value: Any) -> BadInput:
+    """What cannot be converted, said without the library's words for it."""
+    kind = "a number" if "float" in str(getattr(param, "type_descriptor", "")) else "a whole number"
+    least, most = getattr(param, "min", None), getattr(param, "max", None)
+    limits = "".join(
+        f" {word} {limit}" for word, limit in (("from", least), ("up to", most)) if limit is not None
+    )
+    name = param.opts[0] if param.param_type_name == "option" else param.metavar
+    return BadInput(
+        f"{name} {value} is not {kind}{limits}.",
+        hint=f"'{ctx.command_path} --help' shows how it is used.",
+    )
 
 
 def _app() -> typer.Typer:

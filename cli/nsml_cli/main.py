@@ -16,6 +16,7 @@ OF_SESSIONS, OF_RESULTS, OF_DATA, OF_CLUSTER = "Sessions", "Results", "Datasets"
 
 
 class ModelGroup(LazyGroup):
+    example = "nsml model ls 12"
     table = {
         "ls": Entry("models", "ls", "List a session's checkpoints.", "Commands"),
         "pull": Entry("models", "pull", "Copy a checkpoint's files here.", "Commands"),
@@ -24,6 +25,7 @@ class ModelGroup(LazyGroup):
 
 
 class DatasetGroup(LazyGroup):
+    example = "nsml dataset push mnist ./mnist"
     table = {
         "ls": Entry("datasets", "ls", "List the datasets.", "Commands"),
         "push": Entry("datasets", "push", "Upload a folder or file as a dataset.", "Commands"),
@@ -34,6 +36,7 @@ class DatasetGroup(LazyGroup):
 
 
 class NodeGroup(LazyGroup):
+    example = "nsml node ls"
     table = {
         "ls": Entry("nodes", "ls", "List the nodes.", "Commands"),
         "drain": Entry("nodes", "drain", "Place nothing new on a node.", "Commands"),
@@ -64,6 +67,8 @@ class Root(LazyGroup):
         "status": Entry("server", "status", "Show the platform and what it has.", OF_CLUSTER),
         "node": Entry("", "", "The nodes: ls, drain, resume.", OF_CLUSTER, NodeGroup),
         "gpustat": Entry("nodes", "gpustat", "Show every GPU and who uses it.", OF_CLUSTER),
+        "gpumonitor": Entry("nodes", "gpustat", "The same as gpustat."),
+        "gpumornitor": Entry("nodes", "gpustat", "The same as gpustat."),
     }
 
 

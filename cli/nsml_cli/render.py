@@ -15,6 +15,7 @@ Cell = Callable[[Mapping[str, Any]], str]
 GAP = "  "
 EMPTY = "-"
 NARROWEST = 8  # a column is not cut below this many characters
+WHOLE = ("Status",)  # columns that are not cut at all, beside the first (the name)
 WIDEST = 200  # characters of a cell, even where the table may be as wide as it likes
 
 
@@ -25,7 +26,7 @@ def width() -> int:
 
 def cell(value: Any) -> str:
     """*value* on one line without control characters or runs of spaces; `-` for nothing."""
-    text = " ".join(printable(str(value)).split()) if value is not None else ""
+    text = printable(" ".join(str(value).split())) if value is not None else ""
     return text or EMPTY
 
 
@@ -36,21 +37,41 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], most: int | Non
         max([columns(header), *(columns(row[at]) for row in cells)]) for at, header in enumerate(headers)
     ]
     if most is not None:
-        widths = _squeezed(widths, most)
+        widths = _squeezed(widths, most, [at for at, name in enumerate(headers) if at and name not in WHOLE])
     lines = [headers, ["-" * wide for wide in widths], *cells]
     return [_line(line, widths) for line in lines]
 
 
-def csv_lines(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The same as comma-separated values; an empty cell is empty."""
+def csv_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """*rows* as comma-separated values for other programs: the fields of the JSON, nothing rounded."""
     import csv
     import io
 
     text = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(headers)
-    writer.writerows([["" if (value := cell(c)) == EMPTY else value for c in row] for row in rows])
+    writer.writerows([names] if names else [])
+    writer.writerows([[_plain(row.get(name)) for name in names] for row in rows])
     return text.getvalue().splitlines()
+
+
+def yaml_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """*rows* as YAML: a block for each, its values as JSON, which YAML understands."""
+    import json
+
+    lines = []
+    for row in rows:
+        told = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in row.items()]
+        lines += [f"{'  ' if at else '- '}{line}" for at, line in enumerate(told)]
+    return lines or ["[]"]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict | list | bool):
+        import json
+
+        return json.dumps(value)
+    return " ".join(printable(str(value)).splitlines()) if value is not None else ""
 
 
 def fields(pairs: Mapping[str, Any]) -> list[str]:
@@ -63,12 +84,12 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return GAP.join(_padded(fit(text, wide), wide) for text, wide in zip(cells, widths, strict=True)).rstrip()
 
 
-def _squeezed(widths: list[int], most: int) -> list[int]:
-    """*widths* with the widest columns cut until they fit, the first (the name) never."""
+def _squeezed(widths: list[int], most: int, which: Sequence[int]) -> list[int]:
+    """*widths* with the widest of the columns *which* cut until they fit."""
     widths = list(widths)
     while sum(widths) + len(GAP) * (len(widths) - 1) > most:
-        at = max(range(1, len(widths)), key=lambda i: widths[i], default=0)
-        if at == 0 or widths[at] <= NARROWEST:
+        at = max(which, key=lambda i: widths[i], default=None)
+        if at is None or widths[at] <= NARROWEST:
             break
         widths[at] -= 1
     return widths
@@ -122,8 +143,14 @@ def summary(values: Mapping[str, Any] | None, otherwise: str = "Not created yet"
     """`k=v, k=v` of the last report; cut to three decimals unless *full*."""
     if not values:
         return otherwise
-    show = str if full else number
+    show = _exact if full else number
     return ", ".join(f"{key}={show(value)}" for key, value in values.items())
+
+
+def _exact(value: Any) -> str:
+    """*value* with all its digits; a whole number without `.0`."""
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
+    return str(int(value)) if is_whole else str(value)
 
 
 # -- times -------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,9 @@ from nsml_cli import render
 if TYPE_CHECKING:
     from nsml_cli.client import Client
 
-OUTPUTS = ("table", "wide", "json", "name", "csv")
+CLEAR = "\x1b[H\x1b[2J"
+REDRAW = 2.0  # seconds
+OUTPUTS = ("table", "wide", "json", "yaml", "name", "csv")
 
 
 class Shell:
@@ -76,17 +79,32 @@ class Shell:
             for row in rows:
                 self.show(str(row[name]))
             return
-        chosen = {**columns, **(wide or {})} if output in ("wide", "csv") else columns
-        cells = [[cell(row) for cell in chosen.values()] for row in rows]
-        if output == "csv":
-            self.write(render.csv_lines(list(chosen), cells))
+        if output in ("csv", "yaml"):
+            self.write(render.csv_lines(rows) if output == "csv" else render.yaml_lines(rows))
             return
+        chosen = {**columns, **(wide or {})} if output == "wide" else columns
+        cells = [[cell(row) for cell in chosen.values()] for row in rows]
         if output != "wide":
             cells = [
                 [first, *(render.fit(render.cell(c), render.WIDEST) for c in rest)] for first, *rest in cells
             ]
         width = render.width() if self.is_terminal and output != "wide" else None
         self.write(render.table(list(chosen), cells, width))
+
+    def watched(self, show: Callable[[], None], again: bool) -> None:
+        """Call *show*; with *again* for ever, each time on an empty screen, until Ctrl-C."""
+        if not again:
+            return show()
+        if not self.is_terminal or self.json:
+            raise BadInput("--watch redraws a terminal, and this is none.", hint="Leave it out.")
+        try:
+            while True:
+                sys.stdout.write(CLEAR)
+                show()
+                sys.stdout.flush()
+                time.sleep(REDRAW)
+        except KeyboardInterrupt:
+            return None
 
     def write(self, lines: Iterable[str]) -> None:
         """Lines that `render` made: free of control characters already, but for colours."""

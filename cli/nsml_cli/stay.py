@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 
 from nsml.core.errors import NoRoom, NotFound, NsmlError
 from nsml_cli import errors, follow, render
+from nsml_cli.client import path_of
 from nsml_cli.shell import Shell
+
+LAST_LINES = 10  # of a failed session's log: a traceback's end, not a screenful
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +26,11 @@ class Waiting:
     detach: bool = False
 
 
-def detached(shell: Shell, session: str) -> int:
+def detached(shell: Shell, session: str, interactive: bool = False) -> int:
     """Say that the session goes on, and how to come back."""
     shell.say(f"\nDetached; the session goes on. 'nsml logs -f {session}' shows it again.")
+    if interactive:
+        shell.say(f"It stays after its end: 'nsml rm -f {session}' ends and removes it.")
     return errors.INTERRUPTED
 
 
@@ -44,7 +50,7 @@ def stay(shell: Shell, session: str, status: str, waiting: Waiting) -> int | Non
                 shell.say(f"{session}: failed: {row.get('reason')}")
             shell.say(f"'nsml logs -f {session}' shows its log.")
     except follow.Detached:
-        return detached(shell, session)
+        return detached(shell, session, waiting.interactive)
     return None
 
 
@@ -73,9 +79,20 @@ def _until_ended(shell: Shell, session: str, waiting: Waiting) -> int:
         _tell_outcome(shell, shell.api.row(session))
         return errors.NOT_FINISHED
     _tell_outcome(shell, row)
-    if row["status"] == "failed" and not shell.json:
+    code = errors.of_outcome(row, waiting.propagate)
+    if code == errors.FAILED and not shell.json:
+        _last_words(shell, session)
+    elif row["status"] == "failed" and not shell.json:
         shell.say(f"'nsml logs {session}' shows its log.")
-    return errors.of_outcome(row, waiting.propagate)
+    return code
+
+
+def _last_words(shell: Shell, session: str) -> None:
+    """The end of a failed session's log, and where the rest is."""
+    with suppress(NsmlError), shell.api.stream(path_of(session, "/log"), {"tail": LAST_LINES}) as log:
+        for line in log.read().decode(errors="replace").splitlines():
+            shell.say(f"  {line}")
+    shell.say(f"'nsml logs {session}' shows its log.")
 
 
 def _tell_outcome(shell: Shell, row: follow.Row) -> None:

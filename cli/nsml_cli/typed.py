@@ -11,6 +11,7 @@ from pathlib import Path
 from nsml.core.errors import BadInput
 
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+LONGEST = 10 * 365 * 86_400.0
 ASKING = ("setup.py", "requirements.txt", "nsml_package.txt")  # what tells what a session wants installed
 IMAGE = re.compile(r"#\s*nsml\s*:\s*(\S+)")
 IMAGE_LINES = 10  # it stands in one of the first
@@ -34,7 +35,10 @@ def duration(text: str) -> float:
     pieces = re.findall(r"(\d+(?:\.\d+)?)\s*(min|[smhdw]?)\s*", text.strip())
     if not pieces or "".join(f"{n}{u}" for n, u in pieces) != re.sub(r"\s", "", text):
         raise BadInput(f"{text!r} is not a duration.", hint="Write it like 90s, 10m or 2h.")
-    return sum(float(number) * UNITS[unit] for number, unit in pieces)
+    seconds = sum(float(number) * UNITS[unit] for number, unit in pieces)
+    if seconds > LONGEST:
+        raise BadInput(f"{text!r} is longer than ten years.", hint="Write it like 90s, 10m or 2h.")
+    return seconds
 
 
 def variables(pairs: Iterable[str]) -> dict[str, str]:
@@ -83,8 +87,25 @@ def environment(folder: Path, paths: Iterable[str], image: str) -> str:
 
 
 def command(words: Sequence[str]) -> str:
-    """The command as it would be typed again."""
-    return shlex.join(["nsml", *words])
+    """The command as it would be typed again, on one line and readable."""
+    return " ".join(["nsml", *(_quoted(word) for word in words)])
+
+
+def _quoted(word: str) -> str:
+    if not word.isprintable():
+        return f"$'{''.join(map(_escaped, word))}'"  # as bash, zsh and ksh read it
+    if "'" in word and not set(word) & set('"$`\\!'):
+        return f'"{word}"'
+    return shlex.quote(word)
+
+
+def _escaped(letter: str) -> str:
+    if letter in "\\'":
+        return f"\\{letter}"
+    if letter.isprintable():
+        return letter
+    named = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+    return named.get(letter) or "".join(f"\\x{b:02x}" for b in letter.encode("utf-8", "surrogateescape"))
 
 
 def _lines(path: Path) -> list[str]:

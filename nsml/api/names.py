@@ -115,7 +115,10 @@ async def find_dataset(store: Store, actor: Actor, name: str, owner: str = "") -
 
 
 def _no_dataset(name: str) -> NotFound:
-    return NotFound(f"There is no dataset {name}.", hint="See 'nsml dataset ls'.")
+    return NotFound(
+        f"There is no dataset {name}.",
+        hint="'nsml dataset ls' lists them, 'nsml dataset push NAME PATH' makes one.",
+    )
 
 
 async def _dataset(store: Store, owner: str, name: str) -> Dataset | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 from nsml.api.auth import Actor
 from nsml.api.words import finite, iso
 from nsml.core.checkpoint import CHECKPOINT
 from nsml.core.dataset import DATASET, Dataset, DatasetVersion
+from nsml.core.ids import fits
 from nsml.core.ports import Store
 from nsml.core.session import ACTIVE, HOLDING, SESSION, Session, State
 from nsml.core.subject import Document
@@ -23,7 +23,7 @@ TOGETHER = 500  # sessions whose checkpoints are counted in one question
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Which sessions a list is to show; `name` is a pattern with `*` and `?` over the whole name."""
+    """Which sessions a list is to show; `name` is a pattern as `ids.fits` takes it."""
 
     all: bool = False
     dataset: str = ""
@@ -34,7 +34,7 @@ class Wanted:
     def fits(self, session: Session) -> bool:
         if session.state is State.REMOVED or not (self.all or session.state in ACTIVE):
             return False
-        return not self.name or fnmatchcase(session.id, self.name)
+        return not self.name or fits(session.id, self.name)
 
     def where(self) -> dict[str, object]:
         """What the store can decide by itself. The state is not among it for `all`: nearly every session
@@ -95,20 +95,25 @@ async def waiting(store: Store) -> Waiting:
 async def rows(store: Store, found: Sequence[Session], now: float) -> list[dict[str, Any]]:
     """The rows of `ps`."""
     line = await waiting(store) if any(s.state is State.QUEUED for s in found) else Waiting()
-    models = await _models(store, [s.id for s in found])
-    return [row(s, line, await summary(store, s.id), models.get(s.id, 0), now) for s in found]
+    names = [session.id for session in found]
+    models, sizes = await _models(store, names), await _models(store, names, total="bytes")
+    made = []
+    for one in found:
+        told = row(one, line, await summary(store, one.id), models.get(one.id, 0), now)
+        made.append({**told, "bytes": sizes.get(one.id, 0)})
+    return made
 
 
 async def one_row(store: Store, session: Session, now: float) -> dict[str, Any]:
     return (await rows(store, [session], now))[0]
 
 
-async def _models(store: Store, names: Sequence[str]) -> dict[str, int]:
-    """How many checkpoints each session has."""
+async def _models(store: Store, names: Sequence[str], total: str = "") -> dict[str, int]:
+    """How many checkpoints each session has, or the *total* of one of their fields."""
     counts: dict[str, int] = {}
     for at in range(0, len(names), TOGETHER):
         where = {"session": tuple(names[at : at + TOGETHER]), "dropped": False}
-        counts.update(await store.tally("checkpoint", "session", where))
+        counts.update(await store.tally("checkpoint", "session", where, total=total))
     return counts
 
 

@@ -85,7 +85,10 @@ def _push(dataset: Dataset | None, message: c.PushDataset, envelope: Envelope) -
 
 def _remove(dataset: Dataset | None, message: c.RemoveDataset) -> Change[Dataset]:
     if dataset is None or dataset.removed:
-        raise NotFound(f"There is no dataset {message.dataset}.", hint="See 'nsml dataset ls'.")
+        raise NotFound(
+            f"There is no dataset {message.dataset}.",
+            hint="'nsml dataset ls' lists them, 'nsml dataset push NAME PATH' makes one.",
+        )
     gone = replace(dataset, versions=(), removed=True, description="", tags=())
     return Change(gone, ((c.DatasetRemoved(owner=gone.owner, dataset=gone.name), ""),))
 

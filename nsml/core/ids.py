@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from fnmatch import fnmatchcase
 
 from nsml.core.errors import BadInput
 
@@ -37,6 +38,12 @@ def digest(text: str) -> str:
 
 def session_id(owner: str, dataset: str, number: int) -> str:
     return f"{owner}/{dataset}/{number}"
+
+
+def fits(session: str, pattern: str) -> bool:
+    """Whether *pattern* with `*` and `?` fits the name of *session*, or its last parts: `mnist/*`, `1?`."""
+    last = session.split("/")[-1 - pattern.count("/") :]
+    return fnmatchcase(session, pattern) or fnmatchcase("/".join(last), pattern)
 
 
 def attempt_id(session: str, attempt: int, rank: int = 0) -> str:

@@ -92,8 +92,11 @@ class Store(Port, Protocol):
         them); *order* is a body field, `-` before it for falling; at most *limit*."""
         ...
 
-    async def tally(self, kind: str, by: str, where: Mapping[str, object] | None = None) -> Mapping[str, int]:
-        """How many documents of *kind* there are for each value of the body field *by*."""
+    async def tally(
+        self, kind: str, by: str, where: Mapping[str, object] | None = None, *, total: str = ""
+    ) -> Mapping[str, int]:
+        """How many documents of *kind* there are for each value of the body field *by*; with *total*, the
+        sum of that field instead."""
         ...
 
     async def owing(self, limit: int = 1000) -> Sequence[Document]:

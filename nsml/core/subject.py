@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from nsml.core.messages import SCHEDULER, Envelope, Message
-from nsml.core.plain import plain, restore
+from nsml.core.plain import plain, trusted
 
 Body = TypeVar("Body")
 SEEN_KEPT = 64  # repeats older than that are caught by the state and attempt guards
@@ -57,7 +57,7 @@ class Document:
 
     def value(self, subject: Subject[Body]) -> Body | None:
         """The body as a value."""
-        return None if self.body is None else restore(subject.cls, self.body)
+        return None if self.body is None else trusted(subject.cls, self.body)
 
     def after(self, change: Change[Any], envelope: Envelope, term: int) -> Document:
         """This document after *change*, with what it owes, as the next version."""

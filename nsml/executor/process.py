@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import secrets
 import shutil
 import signal
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from nsml.core.ports import Clock, Exit, Held, RunSpec
 from nsml.executor.nursery import Nursery
 from nsml.executor.supervision import cgroups, processes
 
+TIDY_AFTER = 5.0  # seconds until what was reaped is deleted: in a rush of short sessions, starting goes first
 POLL = 0.1  # seconds between looks at a supervisor on a kernel without pidfd_open
 
 
@@ -33,11 +35,11 @@ class ProcessExecutor:
         self._clock = clock
         self._nursery = Nursery()
         self._waiting: dict[str, asyncio.Task[Exit]] = {}
+        self._tidying: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for half in self._root.glob(".gone.*"):  # a reap that was interrupted
-            await asyncio.to_thread(shutil.rmtree, half, onerror=_make_writable)
+        await asyncio.to_thread(self._tidy)
         return self
 
     async def __aexit__(
@@ -47,6 +49,10 @@ class ProcessExecutor:
             task.cancel()
         await asyncio.gather(*self._waiting.values(), return_exceptions=True)
         self._waiting.clear()
+        if self._tidying:
+            self._tidying.cancel()
+            await asyncio.gather(self._tidying, return_exceptions=True)
+            await asyncio.to_thread(self._tidy)
         await self._nursery.close()
 
     async def ping(self) -> None:
@@ -92,7 +98,18 @@ class ProcessExecutor:
             return
         if (folder / "pid").exists():
             await self.stop(attempt, 0.0)
-        await asyncio.to_thread(remove, folder)
+        _set_aside(folder)
+        if self._tidying is None or self._tidying.done():
+            self._tidying = asyncio.create_task(self._tidy_later(), name="tidy run directories")
+
+    async def _tidy_later(self) -> None:
+        await self._clock.sleep(TIDY_AFTER)
+        await asyncio.to_thread(self._tidy)
+
+    def _tidy(self) -> None:
+        """Delete what was reaped; also by a former process."""
+        for doomed in self._root.glob(".gone.*"):
+            shutil.rmtree(doomed, onerror=_make_writable)
 
     async def held(self) -> Sequence[Held]:
         """Also what a former process left behind."""
@@ -207,11 +224,18 @@ def _replace(path: Path, data: bytes) -> None:
 
 def remove(folder: Path) -> None:
     """Delete *folder*, also what was made unwritable in it; its name is free at once."""
-    if not folder.exists():
-        return
-    doomed = folder.with_name(f".gone.{os.getpid()}.{folder.name}")
-    folder.replace(doomed)
-    shutil.rmtree(doomed, onerror=_make_writable)
+    doomed = _set_aside(folder)
+    if doomed is not None:
+        shutil.rmtree(doomed, onerror=_make_writable)
+
+
+def _set_aside(folder: Path) -> Path | None:
+    """Free the name of *folder*; where it lies now, None if there was none."""
+    doomed = folder.with_name(f".gone.{os.getpid()}.{secrets.token_hex(4)}.{folder.name}")
+    try:
+        return folder.replace(doomed)
+    except FileNotFoundError:
+        return None
 
 
 def _make_writable(function: Any, path: str, _: Any) -> None:

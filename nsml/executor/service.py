@@ -9,8 +9,6 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from nsml.bus import topology
 from nsml.bus.consumer import Fence, consume
 from nsml.bus.patience import pauses
@@ -192,7 +190,7 @@ class NodeAgent:
             supervisor.task.cancel()
             await asyncio.gather(supervisor.task, return_exceptions=True)
         await self._executor.reap(kept.id)
-        await asyncio.to_thread(remove, self._node.attempts / kept.id)
+        remove(self._node.attempts / kept.id)  # what never came to be started
         supervisor.gone.set()
         self._supervisors.pop(kept.name, None)
         self._reaping.discard(kept.name)
@@ -205,7 +203,7 @@ class NodeAgent:
         elif supervisor is not None:
             try:
                 tree = await supervisor.produced() or await trees.put_list(self._blobs, Tree())
-                ok, data = True, orjson.dumps({"tree": tree}).decode()
+                ok, data = True, tree
             except NsmlError as error:
                 data = error.message
         answer = c.AttemptAnswered(session=message.session, ask=message.ask, ok=ok, data=data)

@@ -78,7 +78,7 @@ def _failed_text(event: c.SessionFailed, session: str, why: str) -> str:
         "\n".join(f"  {name:<10} {value}" for name, value in facts.items() if value),
         _log(event.tail),
         f"See its whole log:               nsml logs {typed}\n"
-        f"Run it again from its last save: nsml resume {typed}",
+        f"Run it again, from its last save if it has one: nsml resume {typed}",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -109,7 +109,7 @@ def _kept_for(room: Room, session: Waiting, kept: list[Kept]) -> str:
     going = sorted(giving | leaving)
     if going:
         return f"{some(going)} {'makes' if len(going) == 1 else 'make'} room for it on {some(nodes)}"
-    return f"{why(room, session)}; it is next: what is free on {some(nodes)} is kept for it"
+    return f"{why(room, session)}; it is next: what gets free on {some(nodes)} is kept for it"
 
 
 def why(room: Room, session: Waiting) -> str:

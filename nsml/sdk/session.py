@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from struct import error as NotNumbers
-from time import time
+from time import localtime, strftime, time
 
 from nsml.sdk import calls, context, objects, spool, stop, values
 from nsml.sdk.say import warn
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     Function = Optional[Callable[..., Any]]
 
-UNNAMED = "latest"  # the name of a checkpoint saved without one
 LONGEST = 200  # characters of a checkpoint's name
 
 
@@ -53,7 +52,7 @@ def save(checkpoint: Any = None, save_fn: Function = None, *, iteration: Any = N
     """Save a checkpoint by *save_fn*, else by the bound function, else the bound objects."""
     if not context.IS_ON_NSML:
         return
-    name = _name(checkpoint if checkpoint is not None else iteration) or UNNAMED
+    name = _name(checkpoint if checkpoint is not None else iteration) or _now()
     function, offered = save_fn or Bound.save, dict(Bound.objects, **keywords)
     if function is None:
         kept = {key: value for key, value in offered.items() if objects.worth_saving(value)}
@@ -77,20 +76,24 @@ def load(
     iteration: Any = None,
     **keywords: Any,
 ) -> Any:
-    """Load a checkpoint of *session* (this one, if none) and return what the function made of it.
+    """Load a checkpoint of *session* (this one, if none) and return what the function made of it; without a
+    name the latest.
 
     Raises KeyError when there is no such checkpoint.
     """
     if not context.IS_ON_NSML:
         return None
-    name = _name(checkpoint if checkpoint is not None else iteration) or UNNAMED
+    name = _name(checkpoint if checkpoint is not None else iteration)
     folder = spool.fetch(str(session) if session else context.SESSION_NAME, name)
     function, offered = load_fn or Bound.load, dict(Bound.objects, **keywords)
     if function is not None:
         return calls.load(function, folder, offered)
     kept = {key: value for key, value in offered.items() if objects.worth_saving(value)}
     if not kept:
-        warn("unbound load", "nothing is bound, so checkpoint %s is not used. See nsml.bind." % name)
+        warn(
+            "unbound load",
+            "nothing is bound, so checkpoint %s is not used. See nsml.bind." % (name or "latest"),
+        )
     return objects.load(kept, folder)
 
 
@@ -132,6 +135,12 @@ def save_folder(checkpoint: Any, folder: str) -> None:
             os.rename(os.path.join(path, "x", name), os.path.join(path, name))
 
     save(checkpoint, save_fn=copied)
+
+
+def _now() -> str:
+    """The name of a checkpoint saved without one: the current time."""
+    at = time()
+    return "%s_%03d" % (strftime("%Y%m%d_%H%M%S", localtime(at)), at * 1000 % 1000)
 
 
 def _name(checkpoint: Any) -> str:

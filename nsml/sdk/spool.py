@@ -56,15 +56,22 @@ def keep(checkpoint: str, fill: Callable[[str], str]) -> None:
 
 
 def fetch(session: str, checkpoint: str) -> str:
-    """The folder with *checkpoint* of *session*, asked of the node. Raises KeyError when there is none."""
+    """The folder with *checkpoint* (empty: the latest) of *session*, asked of the node. Raises KeyError when
+    there is none."""
     path, when = _fetched.get((session, checkpoint), ("", 0.0))
-    if path and session != context.SESSION_NAME and time.monotonic() - when < FRESH and os.path.isdir(path):
+    if (
+        path
+        and checkpoint
+        and session != context.SESSION_NAME
+        and time.monotonic() - when < FRESH
+        and os.path.isdir(path)
+    ):
         return path
     request = os.urandom(8).hex()
     answer = _answered(request, session, checkpoint)
     if "path" not in answer:
         raise KeyError(
-            "No model: %s/nsml_model/%s, %s" % (session, checkpoint, answer.get("message", "absent"))
+            "No model: %s/nsml_model/%s, %s" % (session, checkpoint or "*", answer.get("message", "absent"))
         )
     _forget(session, checkpoint)
     while len(_fetched) >= MOST_FETCHED:
@@ -87,7 +94,7 @@ def _answered(request: str, session: str, checkpoint: str) -> Dict[str, Any]:
     import json
 
     inbox = os.path.join(context.SPOOL, "inbox", request + ".json")
-    wanted = {"op": "load", "request": request, "session": session, "checkpoint": checkpoint}
+    wanted = {"op": "load", "request": request, "session": session, "checkpoint": checkpoint or None}
     began, pause, asked = time.monotonic(), 0.002, False
     while True:
         asked = asked or box.note(wanted)
@@ -100,7 +107,7 @@ def _answered(request: str, session: str, checkpoint: str) -> Dict[str, Any]:
             time.sleep(pause)
         pause = min(pause * 1.5, 0.1)
         if time.monotonic() - began > PATIENCE:
-            warn("load " + request, "still waiting for checkpoint %s of %s" % (checkpoint, session))
+            warn("load " + request, "still waiting for checkpoint %s of %s" % (checkpoint or "*", session))
 
 
 def _wait_for_room(saves: str) -> None:

@@ -74,15 +74,20 @@ class ObjectBlobs:
         return found
 
     async def _write(self, key: str, chunks: AsyncIterator[bytes]) -> str:
-        """The digest of what is at *key* now. A writer that is not closed leaves nothing behind."""
+        """The digest of what is at *key* now. A writer that is left by an error leaves nothing behind."""
         sha = hashlib.sha256()
         writer = obstore.open_writer_async(self._opened(), key, buffer_size=4 * CHUNK)
-        async for chunk in chunks:
-            sha.update(chunk)
+        try:
+            async for chunk in chunks:
+                sha.update(chunk)
+                with self._driver():
+                    await writer.write(chunk)
             with self._driver():
-                await writer.write(chunk)
-        with self._driver():
-            await writer.close()
+                await writer.close()
+        except BaseException as error:
+            with suppress(OSError, driver.BaseError):  # it was closing already
+                await writer.__aexit__(type(error), error, error.__traceback__)
+            raise
         return sha.hexdigest()
 
     async def put_bytes(self, data: bytes) -> str:

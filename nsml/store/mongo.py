@@ -112,10 +112,12 @@ class MongoStore(Opened):
             sort.insert(0, (_field(order.removeprefix("-")), direction))
         return await self._found(_condition(kind, where or {}), limit, sort)
 
-    async def tally(self, kind: str, by: str, where: Mapping[str, object] | None = None) -> Mapping[str, int]:
+    async def tally(
+        self, kind: str, by: str, where: Mapping[str, object] | None = None, *, total: str = ""
+    ) -> Mapping[str, int]:
         steps = [
             {"$match": _condition(kind, where or {})},
-            {"$group": {"_id": f"${_field(by)}", "count": {"$sum": 1}}},
+            {"$group": {"_id": f"${_field(by)}", "count": {"$sum": f"${_field(total)}" if total else 1}}},
         ]
         async with self._documents() as documents:
             groups = await documents.aggregate(steps).to_list(None)

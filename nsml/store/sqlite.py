@@ -130,11 +130,15 @@ class SqliteStore:
         sql, values = select(COLUMNS, kind, where or {}, order)
         return await self._read(lambda c: self._documents(c, sql, (*values, limit)))
 
-    async def tally(self, kind: str, by: str, where: Mapping[str, object] | None = None) -> Mapping[str, int]:
+    async def tally(
+        self, kind: str, by: str, where: Mapping[str, object] | None = None, *, total: str = ""
+    ) -> Mapping[str, int]:
         condition, values = _condition(kind, where or {})
-        sql = f"SELECT {_field(by)}, count(*) FROM document WHERE {condition} GROUP BY 1"
+        counted = f"sum({_field(total)})" if total else "count(*)"
+        along = _along(kind, where or {})
+        sql = f"SELECT {_field(by)}, {counted} FROM document{along} WHERE {condition} GROUP BY 1"
         rows = await self._read(lambda c: c.execute(sql, values).fetchall())
-        return {str(value): count for value, count in rows}
+        return {str(value): int(count or 0) for value, count in rows}
 
     async def owing(self, limit: int = 1000) -> Sequence[Document]:
         return await self._read(lambda c: self._documents(c, OWING, (limit,)))
@@ -237,11 +241,24 @@ def select(
     condition, values = _condition(kind, where)
     name, falling = order.removeprefix("-"), " DESC" if order.startswith("-") else ""
     by = f"{_field(name)}{falling}, " if order else ""
+    found = f"FROM document{_along(kind, where, name)} WHERE {condition}"
+    return f"SELECT {columns} {found} ORDER BY {by}key{falling} LIMIT ?", values
+
+
+def _along(kind: str, where: Mapping[str, object], order: str = "") -> str:
+    """The index to read along: of the first indexed field of *where*, else of the order. The planner cannot
+    know that few documents fit, nor that sorting every document of the kind costs more."""
     indexed = schema.FIELDS.get(kind, ())
-    # The planner cannot know that reading along the index beats sorting every document of the kind.
-    along = f" INDEXED BY {kind}_{name}" if name in indexed and not set(indexed) & set(where) else ""
-    sql = f"SELECT {columns} FROM document{along} WHERE {condition} ORDER BY {by}key{falling} LIMIT ?"
-    return sql, values
+    asked = [name for name, wanted in where.items() if name in indexed and _is_found(wanted)]
+    chosen = asked[:1] or ([order] if order in indexed and not set(indexed) & set(where) else [])
+    return "".join(f" INDEXED BY {kind}_{name}" for name in chosen)
+
+
+def _is_found(wanted: object) -> bool:
+    """Whether an index can find *wanted*: not nothing, nor documents that lack the field."""
+    if isinstance(wanted, (tuple, list, frozenset, set)):
+        return bool(wanted) and None not in wanted
+    return wanted is not None
 
 
 @lru_cache(maxsize=256)

@@ -154,6 +154,11 @@ def test_curves_are_drawn_or_told(nsml: Typing, platform: FakePlatform) -> None:
     only = nsml("plot", SESSION, "--name", "test/*", "--json").json
     assert only == {"session": SESSION, "series": [other]}
     assert nsml("plot", SESSION, "--name", "x").code == 102
+    counting = {**curve, "name": "epoch"}
+    platform.answers[f"{PATH}/plot"] = {"session": SESSION, "series": [counting, curve]}
+    assert "epoch" not in nsml("plot", SESSION).out.split()
+    assert "epoch" in nsml("plot", SESSION, "--name", "epoch").out.split()
+    assert nsml("plot", SESSION, "--json").json["series"] == [counting, curve]
     platform.answers[f"{PATH}/plot"] = {"session": SESSION, "series": []}
     assert nsml("plot", SESSION).code == 0
 

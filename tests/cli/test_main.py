@@ -22,7 +22,7 @@ def every_command() -> list[tuple[str, ...]]:
     return found
 
 
-@pytest.mark.parametrize("words", every_command())
+@pytest.mark.parametrize("words", [*every_command(), ("model",), ("dataset",), ("node",)])
 def test_every_command_has_help_with_an_example(words: tuple[str, ...], nsml: Typing) -> None:
     done = nsml(*words, "--help")
     assert done.code == 0
@@ -67,6 +67,26 @@ def test_an_unknown_command_gets_the_nearest_one(nsml: Typing) -> None:
 def test_wrong_usage_is_2_in_a_sentence(words: tuple[str, ...], nsml: Typing) -> None:
     done = nsml(*words)
     assert done.code == 2 and done.err.startswith("Error: ") and "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run", "-g", "x"), "--gpus x is not a whole number from 0."),
+        (("run", "-g", "-1"), "--gpus -1 is not a whole number from 0."),
+        (("run", "-c", "nan"), "--cpus nan is not a number from 0."),
+        (("plot", "1", "--height", "200"), "--height 200 is not a whole number from 8 up to 100."),
+    ],
+)
+def test_a_wrong_number_is_said_in_our_words(words: tuple[str, ...], said: str, nsml: Typing) -> None:
+    done = nsml(*words)
+    assert done.code == 2 and done.err.startswith(f"Error: {said}\n") and "--help" in done.err
+
+
+def test_help_has_no_words_of_python(nsml: Typing) -> None:
+    for words in [(), *every_command()]:
+        text = nsml(*words, "--help").out
+        assert not re.search(r"<\w+|list\[|\.\.\.\.|\}\.\.\.", text), text
 
 
 def test_wrong_usage_with_json_is_one_document(nsml: Typing) -> None:

@@ -45,8 +45,31 @@ def test_escape_codes_do_not_reach_the_terminal() -> None:
     assert "\x1b" not in render.cell("a\x1b[31mred\x1b[0m")
 
 
-def test_csv_has_empty_cells_and_quotes() -> None:
-    assert render.csv_lines(["A", "B"], [["a, b", ""], ["x", "y"]]) == ["A,B", '"a, b",', "x,y"]
+def test_the_state_is_never_cut() -> None:
+    lines = render.table(["Name", "Status", "Summary"], [["alice/mnist/12", "completed", "x" * 100]], 20)
+    assert "completed" in lines[2] and lines[2].endswith("…")
+
+
+def test_tabs_and_newlines_are_spaces_in_a_cell() -> None:
+    assert render.cell("a\tb\n c") == "a b c"
+
+
+def test_csv_is_for_programs() -> None:
+    rows = [{"a": "x, y", "b": None, "c": 0.12345}, {"a": "two\nlines", "b": {"k": 1}, "c": True}]
+    assert render.csv_lines(rows) == ["a,b,c", '"x, y",,0.12345', 'two lines,"{""k"": 1}",true']
+    assert render.csv_lines([]) == []
+
+
+def test_yaml_is_a_block_for_each_row() -> None:
+    rows = [{"a": "x: y", "b": None}, {"a": [1], "b": True}]
+    assert render.yaml_lines(rows) == ['- "a": "x: y"', '  "b": null', '- "a": [1]', '  "b": true']
+    assert render.yaml_lines([]) == ["[]"]
+
+
+def test_a_full_summary_has_all_digits_but_whole_numbers_no_point() -> None:
+    assert (
+        render.summary({"step": 5.0, "loss": 1 / 3, "n": "NaN"}, full=True) == f"step=5, loss={1 / 3}, n=NaN"
+    )
 
 
 @pytest.mark.parametrize(

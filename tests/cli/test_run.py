@@ -217,13 +217,16 @@ def test_the_programs_own_code_can_be_had(nsml: Typing, accepts: FakePlatform) -
 
 
 def test_phases_are_lines_on_stderr(nsml: Typing, accepts: FakePlatform) -> None:
-    build = event("build", {"text": "Collecting \x1b[1mnumpy\nDone\n"})
+    build = event("build", {"text": "Collecting \x1b[1mnum"}) + event("build", {"text": "py\nDone"})
     last = row("completed", exit_code=0)
     placed = row("placed", phase="environment")
     chunks = [event("session", placed), build, event("session", last), event("end", last)]
     accepts.answers[FOLLOW] = lambda call: Answer(chunks=chunks)
     done = nsml("run", "--wait")
-    assert "Building the environment on n1" in done.err and "numpy" in done.err and "\x1b" not in done.err
+    assert "Building the environment on n1" in done.err and "\x1b" not in done.err
+    assert "[1mnumpy\n" in done.err and "  Done\n" in done.err, (
+        "lines are whole, whatever pieces they come in"
+    )
     assert done.out == f"Session {SESSION} is started\n"
 
 
@@ -294,6 +297,7 @@ def test_ctrl_c_leaves_the_session_alone(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("nsml_cli.follow._Watch.read", interrupt)
+    assert "nsml rm -f" in nsml("run", "-i").err, "nobody is there any more to remove it at its end"
     done = nsml("run", "--wait")
     assert done.code == 130 and f"nsml logs -f {SESSION}" in done.err
     assert not accepts.commands("session.stop")

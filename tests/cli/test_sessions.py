@@ -71,7 +71,8 @@ def test_the_forms_of_output(nsml: Typing, rows: list[Any]) -> None:
     assert nsml("ps", "-q").out == "alice/mnist/2\nalice/None/1\n" == nsml("ps", "-o", "name").out
     assert nsml("ps", "--json").json == rows == nsml("ps", "-o", "json").json == nsml("ls", "-j").json
     assert "Reason" in nsml("ps", "-o", "wide").out and "Reason" in nsml("ps", "-v").out
-    assert nsml("ps", "-o", "csv").out.startswith("Name,Created,")
+    assert nsml("ps", "-o", "csv").out.startswith("session,status,")
+    assert nsml("ps", "-o", "yaml").out.startswith('- "session": "alice/mnist/2"\n  "status"')
     assert nsml("ps", "-o", "yml").code == 2
 
 
@@ -111,6 +112,7 @@ def test_patterns_remove_what_they_fit(nsml: Typing, platform: FakePlatform, row
         "alice/None/1",
     ]
     assert nsml("rm", "-f", "*").code == 0
+    assert nsml("rm", "None/*").code == 0, "as with full names, the owner may be left out"
     assert nsml("rm", "bob/*").code == 102
 
 
@@ -132,10 +134,35 @@ def test_the_command_as_it_was_typed_or_rebuilt(
 
 
 def test_why(nsml: Typing, platform: FakePlatform) -> None:
-    told = {"session": "a/b/1", "reason": "2 GPUs wanted, n1 has 1 free", "nearest": "-g 1"}
+    told = {
+        "session": "a/b/1",
+        "reason": "2 GPUs wanted, n1 has 1 free",
+        "nearest": "with 1 GPU instead of 2",
+    }
     platform.answers["/v1/sessions/a/b/1/why"] = told
-    assert nsml("why", "a/b/1").out == "2 GPUs wanted, n1 has 1 free\nIt would start now with: -g 1\n"
     assert nsml("why", "a/b/1", "--json").json == told
+
+
+@pytest.mark.parametrize(
+    ("reason", "nearest", "said"),
+    [
+        ("2 GPUs wanted, n1 has 1 free", "with 1 GPU instead of 2",
+         "It waits: 2 GPUs wanted, n1 has 1 free.\nIt would start now with 1 GPU instead of 2.\n"),
+        ("n1 is drained", "when a/b/2 ends", "It waits: n1 is drained.\nIt would start when a/b/2 ends.\n"),
+        ("It waits for nothing: it completed.", None, "It waits for nothing: it completed.\n"),
+    ],
+)  # fmt: skip
+def test_why_is_said_in_sentences(
+    reason: str, nearest: str | None, said: str, nsml: Typing, platform: FakePlatform
+) -> None:
+    told = {"session": "a/b/1", "reason": reason, "nearest": nearest}
+    platform.answers["/v1/sessions/a/b/1/why"] = told
+    assert nsml("why", "a/b/1").out == said
+
+
+def test_watching_needs_a_terminal(nsml: Typing, rows: list[Any]) -> None:
+    done = nsml("ps", "-w")
+    assert done.code == 2 and "terminal" in done.err
 
 
 def test_we_and_the_platform_mean_the_same_by_ended() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,11 @@ def test_the_environment_is_what_is_asked_for(tmp_path: Path) -> None:
 
 def test_the_command_can_be_typed_again() -> None:
     assert typed.command(["run", "-a", "--x 1"]) == "nsml run -a '--x 1'"
+    assert typed.command(["run", "-a", "--x 'a b'"]) == """nsml run -a "--x 'a b'\""""
+
+
+@pytest.mark.parametrize("word", ["it's", "a\tb\nc", "'$x' \"`\\!", "\x1b[31m\udcff'\\", "한글 'x'", "", "*"])
+def test_a_shell_reads_a_command_as_it_was_typed(word: str) -> None:
+    script = typed.command([word]).replace("nsml", "printf %s", 1)
+    said = subprocess.run(["bash", "-c", script], capture_output=True, check=True).stdout
+    assert said == word.encode("utf-8", "surrogateescape")

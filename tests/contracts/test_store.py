@@ -183,6 +183,12 @@ async def test_a_tally_counts_by_field(store):
     assert await store.tally("session", "state", {"owner": "bob"}) == {}
 
 
+async def test_a_tally_adds_up_another_field(store):
+    for number, (state, size) in enumerate([("queued", 5), ("queued", 7), ("failed", None)]):
+        await store.commit(a_document(f"alice/x/{number}", state=state, bytes=size))
+    assert await store.tally("session", "state", total="bytes") == {"queued": 12, "failed": 0}
+
+
 async def test_a_counter_never_says_the_same_twice(store):
     counted = await asyncio.gather(*(store.count("alice/mnist") for _ in range(50)))
     assert sorted(counted) == list(range(1, 51))

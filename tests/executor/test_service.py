@@ -249,7 +249,7 @@ async def test_a_running_session_is_asked_for_what_it_made(node: Node) -> None:
         await node.order(c.AskAttempt(session=SESSION, attempt=1, ask=ask, verb=verb))
     await until(lambda: len(node.of(c.AttemptAnswered)) == 2)
     answers = {answer.ask: answer for answer in node.of(c.AttemptAnswered)}
-    tree = await trees.read(node.blobs, json.loads(answers["1"].data)["tree"])
+    tree = await trees.read(node.blobs, answers["1"].data)
     assert [file.path for file in tree.files] == ["made"]
     assert not answers["2"].ok and "dance" in answers["2"].data
 
@@ -298,7 +298,7 @@ async def test_a_reaped_attempt_leaves_nothing_and_never_starts_again(node: Node
     assert [holding.ended for holding in node.agent.holdings()] == [True]
     await node.reap()
     await until(lambda: not node.agent.holdings())
-    assert not list(node.attempts.iterdir())
+    await until(lambda: not list(node.attempts.iterdir()), timeout=20)
     await node.order(message)
     await node.restart()
     await node.order(message)
@@ -382,7 +382,7 @@ async def test_an_end_that_was_told_is_told_again_until_it_is_reaped(node: Node)
     await until(lambda: len(node.of(c.AttemptExited)) == 2)
     assert node.of(c.AttemptExited)[1] == first
     await node.reap()
-    await until(lambda: not list(node.attempts.iterdir()))
+    await until(lambda: not list(node.attempts.iterdir()), timeout=20)
     await node.restart()
     assert not node.agent.holdings()
 
@@ -415,4 +415,11 @@ async def test_an_idle_node_does_nothing(node: Node) -> None:
     await node.reap()
     await until(lambda: not node.agent.holdings())
     loop = asyncio.get_running_loop()
-    assert not [handle for handle in loop._scheduled if not handle.cancelled()]  # type: ignore[attr-defined]
+
+    def nothing_is_due() -> bool:
+        return not [handle for handle in loop._scheduled if not handle.cancelled()]  # type: ignore[attr-defined]
+
+    async with asyncio.timeout(20):  # the run directory is deleted a little later, and then there is peace
+        while list(node.attempts.iterdir()):
+            await asyncio.sleep(0.1)
+    assert nothing_is_due()

@@ -89,7 +89,7 @@ def test_who_is_behind_a_reservation_is_told_for_whom() -> None:
     busy = holder("b/x/1", ("n1", (0,)))
     queue = [waiting("a/x/1", 4, queued=NOW - 8000), waiting("c/x/1", 1)]
     reasons = told([a_node()], busy, *queue)
-    assert "it is next: what is free on n1 is kept for it" in reasons["a/x/1"].reason
+    assert "it is next: what gets free on n1 is kept for it" in reasons["a/x/1"].reason
     assert reasons["a/x/1"].nearest == "with 3 GPUs instead of 4"
     assert reasons["c/x/1"].reason == "what is free on n1 is kept for a/x/1, which is before it"
     assert reasons["c/x/1"].nearest is not None

@@ -48,10 +48,13 @@ print("USED")
 
 
 def interpreter(version):
-    for root in (Path.home() / ".pyenv" / "versions", Path("/opt/python"), Path("/usr/local")):
-        for found in sorted(root.glob(f"{version}*/bin/python{version}")):
-            return str(found)
-    return shutil.which(f"python{version}") or pytest.skip(f"no Python {version} here")
+    program = shutil.which(f"python{version}")
+    beside = Path(program).parent.parent / "versions" if program else Path("/opt/python")  # of a shim
+    for root in (beside, Path.home() / ".pyenv" / "versions", Path("/opt/python"), Path("/usr/local")):
+        for candidate in sorted(root.glob(f"{version}*/bin/python")):
+            return str(candidate)
+    runs = program and subprocess.run([program, "-c", ""], capture_output=True, check=False).returncode == 0
+    return program if program and runs else pytest.skip(f"no Python {version} here")
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -1,5 +1,7 @@
 """Binding, saving and loading, in every shape that scripts use."""
 
+import re
+
 import pytest
 
 OTHER = "alice/digits/3"
@@ -83,8 +85,21 @@ def test_every_shape_of_bind(node):
         "FN ['g']",
     )
     assert [mark for mark in marks if mark not in said] == [] and "ALL done" in said
-    assert set(node.checkpoints()) == {"a", "b", "kw", "latest", "fn", "named", "older", "3", "4"}
+    named = {"a", "b", "kw", "fn", "named", "older", "3", "4"}
+    timed = set(node.checkpoints()) - named
+    assert set(node.checkpoints()) >= named and timed
+    assert all(re.fullmatch(r"\d{8}_\d{6}_\d{3}", name) for name in timed), "without a name, the time is one"
     assert said.count("NSML warning") == 1, said
+
+
+def test_a_load_without_a_name_gets_the_latest(node):
+    said = node.run("""
+        import nsml
+        nsml.bind(save=lambda path: open(path + '/f', 'w').write(value), load=lambda path: open(path + '/f').read())
+        value = 'one'; nsml.save('a'); value = 'two'; nsml.save()
+        print('GOT', nsml.load())
+    """)
+    assert "GOT two" in said
 
 
 def test_infer_gets_what_it_is_called_with(node):

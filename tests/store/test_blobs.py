@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,16 @@ async def test_closed_blobs_say_so(tmp_path):
         await blobs.put_bytes(b"x")
     with pytest.raises(Unavailable):
         await blobs.missing(["0" * 64])
+
+
+async def test_a_sender_that_fails_leaves_no_file_even_while_its_error_is_kept(tmp_path: Path) -> None:
+    async def fails() -> AsyncIterator[bytes]:
+        for _ in range(9):
+            yield b"x" * (1 << 20)
+        raise ConnectionResetError("gone")
+
+    async with ObjectBlobs(f"file:{tmp_path}") as blobs:
+        with pytest.raises(ConnectionResetError) as kept:
+            await blobs.put(fails())
+        assert kept.value.__traceback__
+        assert [path.name for path in (tmp_path / "tmp").iterdir()] == ["now"]

@@ -246,6 +246,21 @@ async def test_the_newest_sessions_are_found_without_sorting_all(file):
     assert [step[3] for step in plan] == ["SCAN document USING INDEX session_created"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "where", "index"),
+    [
+        ("session", {"state": ("queued", "running")}, "session_state"),
+        ("session", {"state": "queued", "owner": "a"}, "session_state"),
+        ("checkpoint", {"session": tuple("abcdefghijklmnop"), "dropped": False}, "checkpoint_session"),
+    ],
+)
+async def test_the_few_that_are_asked_for_are_found_without_reading_the_others(file, kind, where, index):
+    async with SqliteStore(file) as store:
+        sql, values = select("body", kind, where, "-created")
+        plan = await store._read(lambda c: c.execute(f"EXPLAIN QUERY PLAN {sql}", (*values, 9)).fetchall())
+    assert plan[0][3].startswith(f"SEARCH document USING INDEX {index}")
+
+
 async def test_commits_made_at_once_share_the_waiting_for_the_disk(file):
     async with SqliteStore(file) as store:
         transactions = []

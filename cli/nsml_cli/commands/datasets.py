@@ -58,8 +58,12 @@ def push(
     path: Annotated[Path, typer.Argument(help="A folder or a file.", metavar="PATH")],
     force: Annotated[bool, typer.Option("--force", "-f", help="A new version, if it is there.")] = False,
     private: Annotated[bool | None, typer.Option("--private/--public", help="For yourself alone.")] = None,
-    tag: Annotated[list[str] | None, typer.Option("--tag", help="Such as '#digits'; repeatable.")] = None,
-    description: Annotated[str | None, typer.Option("--description", help="One line about it.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", help="Such as '#digits'; repeatable.", metavar="TAG")
+    ] = None,
+    description: Annotated[
+        str | None, typer.Option("--description", help="One line about it.", metavar="TEXT")
+    ] = None,
 ) -> None:
     """Upload a folder or a file as a dataset; only what the platform lacks is sent.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from nsml_cli import render
-from nsml_cli.commands.sessions import Output
+from nsml_cli.commands.sessions import Output, Watch
 from nsml_cli.shell import Shell
 
 Node = Annotated[str, typer.Argument(help="The node's name.", metavar="NODE")]
@@ -15,7 +15,7 @@ Node = Annotated[str, typer.Argument(help="The node's name.", metavar="NODE")]
 NODES: dict[str, render.Cell] = {
     "Node": lambda row: row["node"],
     "Status": lambda row: row["status"],
-    "GPUs": lambda row: f"{row.get('free_gpus') or 0}/{row.get('gpus') or 0} free",
+    "GPUs": lambda row: f"{row.get('free_gpus') or 0}/{row['gpus']} free" if row.get("gpus") else "none",
     "CPUs": lambda row: render.number(float(row.get("cpus") or 0)),
     "Memory": lambda row: render.size(row.get("memory")),
     "Sessions": lambda row: _count(row.get("sessions")),
@@ -33,7 +33,7 @@ GPUS: dict[str, render.Cell] = {
     "GPU": lambda row: str(row["index"]),
     "Name": lambda row: row.get("name") or "",
     "Load": lambda row: _percent(row.get("utilization")),
-    "Memory": lambda row: f"{render.size(row.get('memory_used'))} / {render.size(row.get('memory_total'))}",
+    "Memory": lambda row: _memory(row.get("memory_used"), row.get("memory_total")),
     "Temp": lambda row: "" if row.get("temperature") is None else f"{row['temperature']:.0f} °C",
     "Power": lambda row: "" if row.get("power") is None else f"{row['power']:.0f} W",
     "Session": lambda row: row.get("session") or "",
@@ -49,24 +49,32 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.0f}%"
 
 
+def _memory(used: float | None, total: float | None) -> str:
+    return "" if used is None and total is None else f"{render.size(used)} / {render.size(total)}"
+
+
 def _count(value: object) -> str:
     return str(len(value) if isinstance(value, list) else value or 0)
 
 
-def ls(shell: Shell, output: Output = "table") -> None:
+def ls(shell: Shell, output: Output = "table", watch: Watch = False) -> None:
     """List the nodes of the platform: state, what they have, what is free.
 
     Example:
       $ nsml node ls
       $ nsml node ls -o wide
     """
-    shell.listing(shell.api.get("/v1/nodes"), NODES, name="node", output=output, wide=NODES_WIDE)
+
+    def show() -> None:
+        shell.listing(shell.api.get("/v1/nodes"), NODES, name="node", output=output, wide=NODES_WIDE)
+
+    shell.watched(show, watch)
 
 
 def drain(
     shell: Shell,
     node: Node,
-    reason: Annotated[str, typer.Option("--reason", help="Shown to who wonders.")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="Shown to who wonders.", metavar="TEXT")] = "",
 ) -> None:
     """Place nothing new on a node; what runs there goes on.
 
@@ -93,14 +101,19 @@ def resume(shell: Shell, node: Node) -> None:
         shell.show(f"{node} takes sessions again.")
 
 
-def gpustat(shell: Shell, output: Output = "table") -> None:
+def gpustat(shell: Shell, output: Output = "table", watch: Watch = False) -> None:
     """Show every GPU: load, memory, temperature, power, and the session that has it.
 
     Example:
       $ nsml gpustat
+      $ nsml gpustat -w
     """
-    rows = shell.api.get("/v1/gpus")
-    if not rows and not shell.json and output in ("table", "wide"):
-        shell.say("No node has a GPU. 'nsml node ls' shows the nodes.")
-        return
-    shell.listing(rows, GPUS, name="uuid", output=output, wide=GPUS_WIDE)
+
+    def show() -> None:
+        rows = shell.api.get("/v1/gpus")
+        if not rows and not shell.json and output in ("table", "wide"):
+            shell.say("No node has a GPU. 'nsml node ls' shows the nodes.")
+        else:
+            shell.listing(rows, GPUS, name="uuid", output=output, wide=GPUS_WIDE)
+
+    shell.watched(show, watch)

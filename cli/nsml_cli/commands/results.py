@@ -16,15 +16,22 @@ from nsml_cli.commands.sessions import Session
 from nsml_cli.shell import Shell
 
 APP = "/app"  # where sessions of the original had their files
+COUNTING = ("epoch", "epoch_total", "iter", "iter_total")  # say how far it is, and are no curve to look at
 
 
 def plot(
     shell: Shell,
     session: Session,
-    name: Annotated[list[str] | None, typer.Option("--name", help="Only these curves; * and ? work.")] = None,
-    height: Annotated[int, typer.Option("--height", min=8, max=100, help="Lines of a picture.")] = 10,
+    name: Annotated[
+        list[str] | None, typer.Option("--name", help="Only these curves; * and ? work.", metavar="NAME")
+    ] = None,
+    height: Annotated[
+        int, typer.Option("--height", min=8, max=100, help="Lines of a picture.", metavar="N")
+    ] = 10,
 ) -> None:
     """Draw the curves that a session reported; with --json every point of them.
+
+    What only counts (epoch, epoch_total, iter, iter_total) is drawn when --name asks for it.
 
     Example:
       $ nsml plot 12
@@ -40,18 +47,21 @@ def plot(
     if shell.json:
         shell.document(answer)
         return
-    if not answer["series"]:
+    drawn = answer["series"] if name else [s for s in answer["series"] if s["name"] not in COUNTING]
+    if not drawn:
         shell.say(f"{answer['session']} has reported nothing yet. In its code: nsml.report(step=…, loss=…)")
     from nsml_cli import plot as drawing
 
-    for series in answer["series"]:
+    for series in drawn:
         shell.write([*drawing.picture(series, render.width(), height), ""])
 
 
 def download(
     shell: Shell,
     session: Session,
-    path: Annotated[Path, typer.Argument(help="A folder; it is made.", metavar="PATH")] = Path(),
+    path: Annotated[
+        Path, typer.Argument(help="A folder, made if need be; this one.", metavar="PATH")
+    ] = Path(),
     single: Annotated[
         str, typer.Option("--single", "-s", help="Only this file or folder.", metavar="P")
     ] = "",
@@ -71,7 +81,8 @@ def download(
     files = [file for file in tree.files if not single or _is_below(file.path, single)]
     if single and not files:
         raise NotFound(
-            f"{name} produced no {single}.", hint=f"'nsml download {name} PATH' gets all there is."
+            f"{name} produced no {single}.",
+            hint=f"'nsml download {name} PATH' gets all it produced, 'nsml pull {name} PATH' its code.",
         )
     taken = [file.path for file in files if (path / file.path).exists()]
     if taken and not force:
@@ -81,6 +92,8 @@ def download(
     path.mkdir(parents=True, exist_ok=True)
     transfer.fetch(shell, files, path)
     total = sum(file.bytes for file in files)
+    if not files:
+        shell.say(f"{name} produced no files beside its code.")
     if shell.json:
         shell.document({"session": name, "path": str(path), "files": len(files), "bytes": total})
     else:

@@ -36,19 +36,26 @@ def run(  # noqa: PLR0913 the flags of the original and ours, each an argument a
         typer.Option("--args", "-a", help="Arguments, quoted as in a shell.", metavar="ARGS"),
     ] = None,
     gpus: Annotated[
-        int | None, typer.Option("--gpus", "-g", min=0, help="GPUs; 1 unless told otherwise.", metavar="N")
+        int | None,
+        typer.Option("--gpus", "-g", min=0, help="GPUs: 1, or 0 where no node has any.", metavar="N"),
     ] = None,
     cpus: Annotated[
         float, typer.Option("--cpus", "-c", min=0, help="CPU cores to reserve.", metavar="N")
     ] = 0,
-    memory: Annotated[str, typer.Option("--memory", help="Such as 24G.", metavar="SIZE")] = "",
+    memory: Annotated[
+        str, typer.Option("--memory", help="Reserve, and allow no more, such as 24G.", metavar="SIZE")
+    ] = "",
     shm_size: Annotated[
         str, typer.Option("--shm-size", help="Shared memory, such as 1G.", metavar="SIZE")
     ] = "",
-    nodes: Annotated[int, typer.Option("--nodes", "-n", min=1, help="Nodes.", metavar="N")] = 1,
+    nodes: Annotated[
+        int, typer.Option("--nodes", "-n", min=1, help="Nodes, each with all of these.", metavar="N")
+    ] = 1,
     gpu_model: Annotated[str, typer.Option("--gpu-model", help="Such as A100.", metavar="MODEL")] = "",
     memo: Annotated[str, typer.Option("--memo", "-m", help="Shown as its description.", metavar="TEXT")] = "",
-    image: Annotated[str, typer.Option("--image", help="Instead of the line '#nsml: IMAGE'.")] = "",
+    image: Annotated[
+        str, typer.Option("--image", help="Instead of the line '#nsml: IMAGE'.", metavar="IMAGE")
+    ] = "",
     env: Annotated[
         list[str] | None, typer.Option("--env", help="A variable for the session; repeatable.", metavar="K=V")
     ] = None,
@@ -66,9 +73,11 @@ def run(  # noqa: PLR0913 the flags of the original and ours, each an argument a
     wait: Wait = False,
     timeout: Timeout = "",
     propagate: Propagate = False,
-    no_queue: Annotated[bool, typer.Option("--no-queue", help="Only if there is room now.")] = False,
+    no_queue: Annotated[bool, typer.Option("--no-queue", help="Rather fail than wait for room.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Come back at once, on a terminal, too.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be sent, and where it would run.")
+    ] = False,
     show_ignored: Annotated[
         bool, typer.Option("--show-default-nsmlignore", help="What is never uploaded, and exit.")
     ] = False,

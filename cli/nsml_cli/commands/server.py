@@ -61,7 +61,13 @@ def down(
     if not holder:
         _told(shell, None, 0, f"No platform runs in {profile.home()}.")
         return
-    running = _stop_all(shell) if all_ else _running()
+    try:
+        running = _stop_all(shell) if all_ else _running()
+    except NsmlError as error:
+        error.hint = (
+            f"{error.hint}\nThe platform goes on; 'nsml down' ends it and leaves its sessions.".lstrip()
+        )
+        raise
     local.end(holder)
     words = f"The platform (pid {holder}) has ended."
     if running:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 import typer
 
 from nsml.core.errors import BadInput, NotFound, NsmlError
+from nsml.core.ids import fits
 from nsml_cli import errors, render
 from nsml_cli.client import path_of
 from nsml_cli.shell import Shell
@@ -16,8 +16,9 @@ from nsml_cli.shell import Shell
 Session = Annotated[str, typer.Argument(help="OWNER/DATASET/N, DATASET/N or N.", metavar="SESSION")]
 Sessions = Annotated[list[str], typer.Argument(help="OWNER/DATASET/N, DATASET/N or N.", metavar="SESSION...")]
 Output = Annotated[
-    str, typer.Option("--output", "-o", help="table, wide, json, name or csv.", metavar="FORM")
+    str, typer.Option("--output", "-o", help="table, wide, json, yaml, name or csv.", metavar="FORM")
 ]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Draw it again every 2 s, until Ctrl-C.")]
 ENDED = ("completed", "failed", "stopped", "removed")
 MOST = 100_000  # sessions that a pattern is looked for in
 
@@ -44,14 +45,20 @@ WIDE: dict[str, render.Cell] = {
 }
 
 
-def ps(
+def ps(  # noqa: PLR0913 the filters of the original and ours
     shell: Shell,
+    *,
     all_: Annotated[bool, typer.Option("--all", "-a", help="Ended sessions, too.")] = False,
     last: Annotated[int, typer.Option("--last", "-n", min=0, help="Only the newest N.", metavar="N")] = 0,
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="Only those with this dataset.")] = "",
-    name: Annotated[str, typer.Option("--session", "-s", help="Only those of this name; * and ? work.")] = "",
+    dataset: Annotated[
+        str, typer.Option("--dataset", "-d", help="Only those with this dataset.", metavar="NAME")
+    ] = "",
+    name: Annotated[
+        str, typer.Option("--session", "-s", help="Only those of this name; * and ? work.", metavar="NAME")
+    ] = "",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Names only.")] = False,
     output: Output = "table",
+    watch: Watch = False,
 ) -> None:
     """List sessions, newest first: those that wait or run, with -a all.
 
@@ -61,11 +68,14 @@ def ps(
       $ nsml ps -a -q -s "*/mnist/*"
     """
     pattern = name if any(c in name for c in "*?[/") or not name else f"*{name}*"
-    rows = shell.api.rows(
-        all=1 if all_ or last else None, dataset=dataset or None, name=pattern or None, limit=last or None
-    )
     form = "name" if quiet else "wide" if shell.verbose and output == "table" else output
-    shell.listing(rows, COLUMNS, name="session", output=form, wide=WIDE)
+    query = {"all": 1 if all_ or last else None, "dataset": dataset, "name": pattern, "limit": last}
+
+    def show() -> None:
+        rows = shell.api.rows(**{key: value or None for key, value in query.items()})
+        shell.listing(rows, COLUMNS, name="session", output=form, wide=WIDE)
+
+    shell.watched(show, watch)
 
 
 def stop(
@@ -127,10 +137,10 @@ def _matching(shell: Shell, names: Sequence[str]) -> list[str]:
             continue
         if known is None:
             known = [row["session"] for row in shell.api.rows(all=1, limit=MOST)]
-        fits = [session for session in known if fnmatchcase(session, name)]
-        if not fits:
+        found_now = [session for session in known if fits(session, name)]
+        if not found_now:
             raise NotFound(f"No session fits {name!r}.", hint="See 'nsml ps -a'.")
-        found.update(dict.fromkeys(fits))
+        found.update(dict.fromkeys(found_now))
     return list(found)
 
 
@@ -155,7 +165,9 @@ def _each(shell: Shell, names: Sequence[str], do: Any) -> int:
 def memo(
     shell: Shell,
     session: Session,
-    text: Annotated[list[str] | None, typer.Argument(help="What is to be shown as Description.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Argument(help="What is to be shown as Description.", metavar="TEXT")
+    ] = None,
 ) -> None:
     """Replace a session's description.
 
@@ -206,6 +218,12 @@ def why(shell: Shell, session: Session) -> None:
     if shell.json:
         shell.document(answer)
         return
-    shell.show(answer["reason"] or "Nothing keeps it from running.")
-    if answer.get("nearest"):
-        shell.show(f"It would start now with: {answer['nearest']}")
+    reason, nearest = str(answer.get("reason") or ""), str(answer.get("nearest") or "")
+    shell.show(_waiting(reason) if reason else "Nothing keeps it from running.")
+    if nearest:
+        shell.show(f"It would start {'' if nearest.startswith('when ') else 'now '}{nearest}.")
+
+
+def _waiting(reason: str) -> str:
+    """*reason* as a sentence; the platform's words about one that does not wait are one already."""
+    return reason if reason.startswith("It ") else f"It waits: {reason}."
