@@ -12,12 +12,23 @@ import pytest
 _used: set[tuple[str, str]] = set()  # (url, cluster)
 
 
-def url(server: str, *variables: str, scheme: str) -> str:
-    """The URL of *server*, from the first of *variables* that has one; skips the test when none has, and fails
-    it when NSML_REQUIRE names the server."""
-    for variable in variables:
-        if os.environ.get(variable, "").startswith(scheme):
-            return os.environ[variable]
+WHERE = {"mongo": ("mongodb", "NSML_TEST_MONGO", "NSML_STORE"), "s3": ("s3:", "NSML_TEST_S3", "NSML_BLOBS")}
+
+
+def _found(server: str) -> str:
+    scheme, *variables = WHERE[server]
+    given = (os.environ.get(variable, "") for variable in variables)
+    return next((value for value in given if value.startswith(scheme)), "")
+
+
+def is_there(server: str) -> bool:
+    return bool(_found(server))
+
+
+def url(server: str) -> str:
+    """The URL of *server*; skips the test when there is none, and fails it when NSML_REQUIRE names the server."""
+    if found := _found(server):
+        return found
     why = f"no {server} server: type 'eval \"$(./dev servers env)\"' after './dev servers up {server}'"
     if server in os.environ.get("NSML_REQUIRE", "").replace(",", " ").split():
         pytest.fail(why)
@@ -25,11 +36,11 @@ def url(server: str, *variables: str, scheme: str) -> str:
 
 
 def mongo_url() -> str:
-    return url("mongo", "NSML_TEST_MONGO", "NSML_STORE", scheme="mongodb")
+    return url("mongo")
 
 
 def s3_url() -> str:
-    return url("s3", "NSML_TEST_S3", "NSML_BLOBS", scheme="s3:")
+    return url("s3")
 
 
 def cluster(folder: Path, at: str) -> str:
