@@ -54,7 +54,7 @@ def _adapter(setting: str, url: str, known: dict[str, Callable[[], Any]]) -> Any
     make = known.get(scheme)
     if make is None:
         raise BadInput(
-            f"NSML_{setting}: {url!r} has no scheme that is known.",
+            f"NSML_{setting}: {scheme!r} is no scheme that is known.",  # of the rest, a password may be part
             hint=f"Known are: {', '.join(f'{name}:' for name in known)}",
         )
     try:

@@ -117,3 +117,10 @@ def test_a_line_of_the_log_has_its_facts(capsys: pytest.CaptureFixture[str]) -> 
     record.__dict__ |= {"route": "evt.x", "why": "the disk\x1b is\nfull"}
     shown = journal.Facts("%(levelname)s %(name)s: %(message)s").format(record)
     assert shown == "WARNING nsml.bus: handling waits route=evt.x why='the disk� is full'"
+
+
+async def test_a_password_in_a_setting_is_not_repeated(tmp_path: Path) -> None:
+    s = settings.load({"NSML_HOME": str(tmp_path), "NSML_STORE": "mysql://alice:secret@host"})
+    with pytest.raises(BadInput) as refused:
+        await opened(s)
+    assert "NSML_STORE" in refused.value.message and "secret" not in refused.value.message

@@ -80,13 +80,6 @@ async def hold_again(node: Node, kept: Kept, folder: Path, held: AsyncExitStack)
         held.callback(node.environments.release, environment)
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write a file so that nobody sees half of it."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_bytes(data)
-    temporary.replace(path)
-
-
 def _empty(folder: Path) -> None:
     """Begin anew: what is there is half of something."""
     for name in ("app", "data", "spool"):

@@ -19,6 +19,7 @@ import orjson
 from nsml.core.errors import BadInput, NotFound, Unavailable
 from nsml.core.plain import plain
 from nsml.core.ports import Clock, Exit, Held, RunSpec
+from nsml.executor import files
 from nsml.executor.nursery import Nursery
 from nsml.executor.supervision import cgroups, processes
 
@@ -67,7 +68,7 @@ class ProcessExecutor:
         _check(spec, folder)
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
-            _write(folder / "run.json", {**plain(spec), "group": _group(folder)})
+            files.write(folder / "run.json", orjson.dumps({**plain(spec), "group": _group(folder)}))
         except OSError as error:
             raise Unavailable(f"The run directory of {spec.attempt} cannot be written: {error}.") from error
         await self._nursery.supervise(folder)
@@ -86,7 +87,7 @@ class ProcessExecutor:
         """SIGTERM, after *grace* seconds SIGKILL, to every descendant; returns once all are gone."""
         folder = self._known(attempt)
         if not (folder / "exit.json").exists():
-            _replace(folder / "stop", str(max(0.0, grace)).encode())
+            files.write(folder / "stop", str(max(0.0, grace)).encode())
             with contextlib.suppress(ProcessLookupError):
                 _signal(_supervisor(folder))
         await self.wait(attempt)
@@ -207,19 +208,9 @@ def _lost(folder: Path) -> Exit:
     group.remove()
     reason = "its supervisor was killed, or the machine restarted"
     with contextlib.suppress(OSError):  # the disk is full: it is found out again when it is asked for again
-        _write(folder / "exit.json", {"code": None, "cause": "lost", "reason": reason, "seconds": 0.0})
+        end = {"code": None, "cause": "lost", "reason": reason, "seconds": 0.0}
+        files.write(folder / "exit.json", orjson.dumps(end))
     return Exit(code=None, cause="lost", reason=reason)
-
-
-def _write(path: Path, value: Any) -> None:
-    _replace(path, orjson.dumps(value))
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file so that nobody sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 def remove(folder: Path) -> None:

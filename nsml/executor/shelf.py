@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from nsml.executor import files
 from nsml.executor.process import remove
 
 Facts = dict[str, Any]
@@ -87,7 +88,7 @@ class Shelf:
         self._facts.pop(name, None)
         await asyncio.to_thread(_clear, path)
         facts = await make(path)
-        await asyncio.to_thread(_write, self._mark(name), facts)
+        await asyncio.to_thread(files.write, self._mark(name), orjson.dumps(facts))
         self._facts[name] = facts
         await self._make_room()
 
@@ -135,9 +136,3 @@ def _clear(path: Path) -> None:
 def _drop(mark: Path, path: Path) -> None:
     mark.unlink(missing_ok=True)
     remove(path)
-
-
-def _write(mark: Path, facts: Facts) -> None:
-    temporary = mark.with_suffix(".new")
-    temporary.write_bytes(orjson.dumps(facts))
-    temporary.replace(mark)

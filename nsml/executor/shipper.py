@@ -14,6 +14,7 @@ from nsml.core.catalogue import LogGrew
 from nsml.core.ids import stream_id
 from nsml.core.messages import Message
 from nsml.core.ports import Clock
+from nsml.executor import files
 
 Tell = Callable[[Message], Awaitable[None]]
 
@@ -41,10 +42,7 @@ class Progress:
     def reached(self, name: str, offset: int) -> None:
         self.offsets[name] = offset
         if self._clock.monotonic() - self._kept_at >= REMEMBER_EVERY:
-            temporary = self._file.with_suffix(".new")
-            with suppress(OSError):  # a full disk: later, then; what is sent again does no harm
-                temporary.write_bytes(orjson.dumps(self.offsets))
-                temporary.replace(self._file)
+            files.write(self._file, orjson.dumps(self.offsets))
             self._kept_at = self._clock.monotonic()
 
 

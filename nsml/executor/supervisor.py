@@ -17,7 +17,7 @@ from nsml.core.catalogue import AttemptExited, AttemptProgressed, AttemptStarted
 from nsml.core.errors import NotFound, NsmlError, Unavailable
 from nsml.core.plain import plain, restore
 from nsml.core.ports import Exit
-from nsml.executor import attempt, layout, output
+from nsml.executor import attempt, files, layout, output
 from nsml.executor.attempt import Kept, Phase
 from nsml.executor.layout import Node, NotBuilt
 from nsml.executor.shipper import LogShipper, Progress, tail
@@ -73,7 +73,7 @@ class Supervisor:
             inbox = self._folder / "spool" / "inbox"
             inbox.mkdir(exist_ok=True)
             (inbox / "save").touch()
-        layout.write(self._folder / "stop", str(grace).encode())
+        files.write(self._folder / "stop", str(grace).encode())
         self._grace = grace
         self._stopping.set()
 
@@ -209,7 +209,7 @@ class Supervisor:
 
     async def _write(self, name: str, data: bytes) -> None:
         try:
-            layout.write(self._folder / name, data)
+            files.write(self._folder / name, data)
         except OSError as error:
             raise Unavailable(f"{self._folder} cannot be written: {error.strerror}.") from error
 
@@ -232,4 +232,4 @@ def read_kept(folder: Path) -> Kept:
 def write_kept(folder: Path, kept: Kept) -> None:
     """Make the folder that keeps *kept*; from here on a restart finds the attempt."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    layout.write(folder / "spec.json", orjson.dumps(plain(kept)))
+    files.write(folder / "spec.json", orjson.dumps(plain(kept)))
